@@ -1,0 +1,144 @@
+"""Commands on whole runs and on the installation: run, demo, models, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import (
+    MemoryOption,
+    OverwriteOption,
+    ProgressOption,
+    WorkersOption,
+    open_session,
+    say,
+)
+
+
+def run(
+    config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of the run.")],
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="Keep, or remove, what an earlier run made.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show every setting and the plan; do nothing.")
+    ] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Overrides the config: local or tcp://HOST:PORT")
+    ] = None,
+    workers: WorkersOption = None,
+    memory: MemoryOption = None,
+    progress: ProgressOption = True,
+) -> None:
+    """Run the whole pipeline over one or many tomograms.
+
+    Example: deepict-dask run run.yaml
+    """
+    from ..config import dump_run_config, load_run_config
+    from ..pipeline import run_pipeline
+    from ..plan import plan_run, remove_results
+
+    config = load_run_config(config_file)
+    where = config.cluster
+    workers, memory = workers or where.workers, memory or where.memory
+    if dry_run:
+        say(dump_run_config(config))
+        say("\n".join(plan_run(config, workers=workers, memory=memory)))
+        return
+    if not resume:
+        remove_results(config)
+    with open_session(
+        cluster=cluster or where.kind, workers=workers, memory=memory, device=where.device,
+        progress=progress,
+    ) as session:  # fmt: skip
+        report = run_pipeline(session, config, say=say)
+    if report.failed:
+        from ..core.errors import WorkFailedError
+
+        reasons = "; ".join(f"{one.name}: {one.error}" for one in report.failed)
+        raise WorkFailedError(
+            f"{len(report.failed)} of {len(report.tomograms)} tomograms failed: {reasons}"
+        )
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")] = Path("demo"),
+    signal_to_noise: Annotated[
+        float, typer.Option("--signal-to-noise", help="Variance of signal over noise.")
+    ] = 0.006,
+    ribosomes: Annotated[int, typer.Option("--ribosomes", help="How many.")] = 140,
+    fas: Annotated[int, typer.Option("--fas", help="How many.")] = 60,
+    distractors: Annotated[
+        int, typer.Option("--distractors", help="How many of each of the four.")
+    ] = 90,
+    seed: Annotated[int, typer.Option("--seed", help="Of the synthetic cell.")] = 2023,
+    workers: WorkersOption = None,
+    memory: MemoryOption = None,
+    overwrite: OverwriteOption = False,
+    progress: ProgressOption = True,
+) -> None:
+    """Make a synthetic cell, find its particles, and compare with the truth.
+
+    Example: deepict-dask demo my-first-run
+    """
+    from ..demo import DemoSettings, run_demo
+
+    settings = DemoSettings(signal_to_noise, ribosomes, fas, distractors, seed)
+    with open_session(
+        workers=workers, memory=memory, overwrite=overwrite, progress=progress
+    ) as session:
+        run_demo(session, folder, settings, say=say)
+
+
+def list_models() -> None:
+    """List the bundled models."""
+    from ..models.checkpoint import model_info
+    from ..models.registry import bundled_models
+
+    for name, path in bundled_models().items():
+        say(f"{name}: classes {', '.join(model_info(path).class_names)}")
+
+
+def show_model(
+    model: Annotated[str, typer.Argument(help="Model file or bundled model.")],
+) -> None:
+    """Show what a model file holds: architecture, classes, voxel spacing, halo.
+
+    Example: deepict-dask models show ribosome.pth
+    """
+    from ..models.checkpoint import model_info
+    from ..models.registry import resolve_model
+
+    found = model_info(resolve_model(model))
+    for name in found.__dataclass_fields__:
+        value = getattr(found, name)
+        say(f"{name:<24} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
+
+
+def doctor() -> None:
+    """Say what this installation can do, and what is missing for a GPU."""
+    from ..backend import resolve_device
+    from ..core.errors import DeviceError
+    from ..engine import ClusterSettings
+    from ..engine.budget import format_bytes
+    from ..engine.cluster import plan_workers
+    from ..jobs.pick_outputs import versions
+
+    for name, text in versions().items():
+        say(f"{name:<24} {text}")
+    count, each = plan_workers(ClusterSettings())
+    say(f"{'local workers':<24} {count} of {format_bytes(each)}")
+    try:
+        say(f"{'GPU':<24} {resolve_device('cuda')}")
+    except DeviceError as error:
+        say(f"{'GPU':<24} none: {error}")
+
+
+def register(app: typer.Typer, models_app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (run, demo, doctor):
+        app.command()(command)
+    models_app.command("list")(list_models)
+    models_app.command("show")(show_model)

@@ -1,0 +1,31 @@
+"""Runs the three kinds of work on Dask; knows nothing of U-Nets or clusters.
+
+`map_chunks` runs a ChunkOp, `reduce_chunks` a TreeReduction, `transform_volume` a SpectralOp;
+`lazy` does the same for dask arrays in a notebook.
+"""
+
+from .arrays import map_chunks
+from .budget import check_budget, task_budget_bytes
+from .cluster import ClusterSettings, Workers, connect
+from .ledger import Ledger
+from .progress import Progress
+from .reduce import SpillFolder, reduce_chunks
+from .spectral import transform_volume
+from .staging import StagedOutput, fingerprint, request_key
+
+__all__ = [
+    "ClusterSettings",
+    "Ledger",
+    "Progress",
+    "SpillFolder",
+    "StagedOutput",
+    "Workers",
+    "check_budget",
+    "connect",
+    "fingerprint",
+    "map_chunks",
+    "reduce_chunks",
+    "request_key",
+    "task_budget_bytes",
+    "transform_volume",
+]

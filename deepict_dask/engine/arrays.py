@@ -1,0 +1,184 @@
+"""Map a ChunkOp over a volume: one task per block, from store to store.
+
+A task reads its windows, computes, crops and writes whole chunks, and returns nothing. Tasks are
+submitted as others end, so a plan of any length keeps the scheduler's memory flat. A block is
+marked in the ledger after its data are written.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import DeepictError, ShapeMismatchError, WorkFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from ..core.geometry import Block, Grid
+    from ..core.ops import ChunkOp
+    from ..core.volume import VolumeReader, VolumeWriter
+    from .cluster import Workers
+    from .ledger import Ledger
+
+__all__ = ["explain", "map_chunks", "run_each"]
+
+
+def run_block(
+    op: ChunkOp, sources: Sequence[VolumeReader], sink: VolumeWriter, block: Block
+) -> None:
+    """Read, compute, crop and write one block: the body of every map task."""
+    windows = [source.read(block.read) for source in sources]
+    sink.write(block.write, block.crop(op.apply(block, *windows)))
+
+
+def map_chunks(
+    workers: Workers,
+    op: ChunkOp,
+    sources: Sequence[VolumeReader],
+    sink: VolumeWriter,
+    grid: Grid,
+    *,
+    ledger: Ledger | None = None,
+    on_done: Callable[[int], None] | None = None,
+) -> None:
+    """Apply an op to every block of a grid.
+
+    Parameters
+    ----------
+    workers
+        Where the tasks run.
+    op
+        What is computed.
+    sources
+        Volumes of one shape, read with the op's halo.
+    sink
+        Where it is written; its write shape must divide the grid's.
+    grid
+        The blocks.
+    ledger
+        Marks finished blocks; those marked already are skipped.
+    on_done
+        Called with the number of blocks that ended, each time some do.
+
+    Raises
+    ------
+    ShapeMismatchError
+        The grid would let two tasks write one chunk of the sink.
+    WorkFailedError
+        A task failed; finished blocks are kept and marked.
+
+    Examples
+    --------
+    See `deepict_dask.jobs.segment` for a call.
+    """
+    _check_ownership(grid, sink)
+    todo = list(range(grid.n_blocks)) if ledger is None else ledger.unfinished()
+
+    def submit(number: int) -> Any:
+        return workers.client.submit(
+            run_block, op, sources, sink, grid[number], pure=False, key=_key(op.name, number)
+        )
+
+    for number, _ in run_each(workers, submit, todo, stage=op.name, where=sink.path):
+        if ledger is not None:
+            ledger.mark(number)
+        if on_done is not None:
+            on_done(1)
+
+
+def _check_ownership(grid: Grid, sink: VolumeWriter) -> None:
+    """Refuse grids in which two tasks would write to one chunk or shard."""
+    for have, unit, size in zip(grid.write_shape, sink.write_shape, grid.shape, strict=True):
+        if have % unit and have < size:
+            raise ShapeMismatchError(
+                f"{sink.path}: write boxes of {grid.write_shape} are not whole chunks of "
+                f"{sink.write_shape}"
+            )
+
+
+def _key(name: str, number: int) -> str:
+    """Return a task key that shows its stage on the dashboard and is never reused."""
+    import uuid
+
+    return f"{name.replace(' ', '_')}-{number}-{uuid.uuid4().hex}"
+
+
+def run_each(
+    workers: Workers,
+    submit: Callable[[int], Any],
+    numbers: Iterable[int],
+    *,
+    stage: str,
+    where: str,
+) -> Iterator[tuple[int, Any]]:
+    """Keep a bounded number of tasks in flight; yield (number, result) as they end.
+
+    Raises
+    ------
+    WorkFailedError
+        A task failed; the others in flight are cancelled.
+    """
+    from distributed import as_completed
+
+    pending: dict[Any, int] = {}
+    waiting = iter(numbers)
+    completed = as_completed([])
+
+    def refill() -> None:
+        while len(pending) < workers.in_flight():
+            number = next(waiting, None)
+            if number is None:
+                return
+            future = submit(number)
+            pending[future] = number
+            completed.add(future)
+
+    refill()
+    try:
+        for future in completed:
+            number = pending.pop(future)
+            yield number, _result(future, stage, where, number)
+            refill()
+    finally:
+        # An interrupt or a failure must not leave work behind on a cluster that others share.
+        with suppress(Exception):
+            workers.client.cancel(list(pending))
+
+
+def _result(future: Any, stage: str, where: str, number: int) -> Any:
+    """Return what a task returned, or raise what went wrong in words."""
+    try:
+        return future.result()
+    except Exception as error:
+        raise explain(error, f"{stage}, block {number}", where) from error
+
+
+def explain(error: BaseException, what: str, where: str) -> DeepictError:
+    """Return an error of a task as a message: where, what was found, what to do.
+
+    Examples
+    --------
+    >>> explain(OSError(28, "No space left on device"), "segment, block 3", "out.zarr").exit_code
+    1
+    """
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+
+    if isinstance(error, DeepictError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "the disk is full; free some space and run the same command again to continue"
+    elif isinstance(error, KilledWorker):
+        hint = (
+            "its worker died again and again, most likely for lack of memory; "
+            "give workers more with --memory or use fewer with --workers, then run again"
+        )
+    elif isinstance(error, FutureCancelledError):
+        hint = "the connection to the workers was lost; start them and run again to continue"
+    elif isinstance(error, MemoryError):
+        hint = "out of memory; use smaller --chunks or more --memory, then run again"
+    else:
+        hint = f"{type(error).__name__}: {error}; finished blocks are kept, run again to continue"
+    return WorkFailedError(f"{where}: {what} failed: {hint}")

@@ -1,0 +1,94 @@
+"""Bytes are planned before they are spent, in words a user can act on.
+
+A worker's memory holds the interpreter with its libraries (the baseline) and one task. What is left
+after the baseline and a margin for allocator slack is the budget of a task.
+"""
+
+from __future__ import annotations
+
+from ..core.errors import BudgetError
+
+__all__ = [
+    "BASELINE_BYTES",
+    "BASELINE_TORCH_BYTES",
+    "check_budget",
+    "format_bytes",
+    "parse_bytes",
+    "task_budget_bytes",
+]
+
+BASELINE_BYTES = 260 << 20
+"""Resident bytes of a worker that has run one label task (measured: see tests/test_memory.py)."""
+BASELINE_TORCH_BYTES = 480 << 20
+"""The same after torch is imported and a small model loaded."""
+_MARGIN = 0.85
+
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+
+
+def parse_bytes(text: str) -> int:
+    """Return a number of bytes from a text such as "4GiB".
+
+    Examples
+    --------
+    >>> parse_bytes("1.5GiB"), parse_bytes("200 MB")
+    (1610612736, 200000000)
+    """
+    compact = text.replace(" ", "").lower()
+    number = compact.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = compact[len(number) :] or "b"
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError):
+        raise BudgetError(
+            f"memory: expected a size such as 4GiB or 800MB, found {text!r}"
+        ) from None
+
+
+def format_bytes(n: float) -> str:
+    """Return bytes in words.
+
+    Examples
+    --------
+    >>> format_bytes(3 << 30), format_bytes(1500)
+    ('3.0 GiB', '1.5 KiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(n) < 1024:
+            return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"
+
+
+def task_budget_bytes(worker_bytes: int, *, torch: bool = False) -> int:
+    """Return the bytes one task may hold on a worker with this much memory.
+
+    Examples
+    --------
+    >>> task_budget_bytes(1 << 30) < 1 << 30
+    True
+    """
+    baseline = BASELINE_TORCH_BYTES if torch else BASELINE_BYTES
+    return max(0, int((worker_bytes - baseline) * _MARGIN))
+
+
+def check_budget(stage: str, needed_bytes: int, worker_bytes: int, *, torch: bool = False) -> None:
+    """Refuse work whose tasks would not fit a worker.
+
+    Raises
+    ------
+    BudgetError
+        With what is needed, what there is, and what to change.
+
+    Examples
+    --------
+    >>> check_budget("label", 100 << 20, 1 << 30)
+    """
+    budget = task_budget_bytes(worker_bytes, torch=torch)
+    if needed_bytes > budget:
+        raise BudgetError(
+            f"{stage}: needs {format_bytes(needed_bytes)} per task, but a worker with "
+            f"{format_bytes(worker_bytes)} has {format_bytes(budget)} for a task; "
+            "give workers more with --memory, use fewer with --workers, or smaller --chunks"
+        )

@@ -1,0 +1,185 @@
+"""Workers: started here, or reached over TCP."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import BudgetError, ClusterError
+from .budget import BASELINE_BYTES, format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["ClusterSettings", "Workers", "connect"]
+
+_GIB = 1 << 30
+_DASK_CONFIG = {
+    # Tasks are planned to fit, and results are small: spilling or pausing would only hide a bug.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.scheduler.allowed-failures": 3,
+    "distributed.admin.log-format": "%(message)s",
+    "logging.distributed": "error",
+    "distributed.comm.timeouts.connect": "60s",
+}
+_SINGLE_THREADED = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+)
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Where the work runs.
+
+    Examples
+    --------
+    >>> ClusterSettings(kind="local", workers=2, memory="4GiB").memory_bytes
+    4294967296
+    """
+
+    kind: str = "local"
+    """"local" (processes of one thread each), "threads" (in this process), or tcp://HOST:PORT."""
+    workers: int | None = None
+    """Number of workers; by default as many as the cores and the memory allow."""
+    memory: str | None = None
+    """Memory of each worker, such as "4GiB"; by default an equal share of what is free."""
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Memory of each worker in bytes, None where it is not given."""
+        return None if self.memory is None else parse_bytes(self.memory)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A running cluster: a client, and what one worker may use."""
+
+    client: Any
+    n_workers: int
+    memory_bytes: int
+    """Memory of the smallest worker."""
+    address: str
+    dashboard: str | None = None
+
+    def in_flight(self) -> int:
+        """Return how many tasks to keep submitted: enough that no worker waits for the client."""
+        return 4 * max(1, self.n_workers) + 8
+
+
+@contextmanager
+def connect(settings: ClusterSettings | None = None) -> Iterator[Workers]:
+    """Start or reach workers, and stop what was started when the block ends.
+
+    Raises
+    ------
+    ClusterError
+        The scheduler cannot be reached, has no workers, or the kind is unknown.
+    BudgetError
+        Workers of the given memory cannot even import the libraries, or the machine lacks it.
+
+    Examples
+    --------
+    >>> with connect(ClusterSettings(kind="threads", workers=1, memory="1GiB")) as workers:
+    ...     workers.client.submit(sum, [1, 2]).result()
+    3
+    """
+    import dask
+
+    settings = settings or ClusterSettings()
+    with dask.config.set(_DASK_CONFIG):
+        if settings.kind in ("local", "threads"):
+            with _local(settings) as workers:
+                yield workers
+        elif "://" in settings.kind:
+            with _remote(settings) as workers:
+                yield workers
+        else:
+            raise ClusterError(
+                f"--cluster: expected local or tcp://HOST:PORT, found {settings.kind!r}"
+            )
+
+
+def plan_workers(settings: ClusterSettings) -> tuple[int, int]:
+    """Return how many local workers to start and the bytes each may use.
+
+    Examples
+    --------
+    >>> plan_workers(ClusterSettings(workers=1, memory="1GiB"))
+    (1, 1073741824)
+    """
+    import psutil
+    from distributed.system import MEMORY_LIMIT
+
+    free = min(int(psutil.virtual_memory().available * 0.9), MEMORY_LIMIT)
+    cores = len(os.sched_getaffinity(0))
+    each = settings.memory_bytes
+    if each is not None and each < BASELINE_BYTES:
+        raise BudgetError(
+            f"--memory: a worker needs {format_bytes(BASELINE_BYTES)} before any work, "
+            f"found {format_bytes(each)}; give at least 1GiB"
+        )
+    n = settings.workers or max(1, min(cores, free // (each or 2 * _GIB)))
+    each = each or min(free // n, 8 * _GIB)
+    if n * each > psutil.virtual_memory().total:
+        raise BudgetError(
+            f"--workers {n} x --memory {format_bytes(each)} is more than this machine's "
+            f"{format_bytes(psutil.virtual_memory().total)}; lower one of them"
+        )
+    return n, each
+
+
+@contextmanager
+def _local(settings: ClusterSettings) -> Iterator[Workers]:
+    """Start workers on this machine."""
+    from distributed import Client, LocalCluster
+
+    n, each = plan_workers(settings)
+    threads = settings.kind == "threads"
+    options: dict[str, Any] = {} if threads else {"env": _SINGLE_THREADED}
+    with (
+        LocalCluster(
+            n_workers=n,
+            threads_per_worker=1,
+            processes=not threads,
+            memory_limit=0 if threads else each,
+            dashboard_address=":0",
+            **options,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield Workers(client, n, each, cluster.scheduler_address)
+
+
+@contextmanager
+def _remote(settings: ClusterSettings) -> Iterator[Workers]:
+    """Reach a scheduler that somebody else runs."""
+    from distributed import Client
+
+    try:
+        client = Client(settings.kind, timeout="20s")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(
+            f"{settings.kind}: expected a Dask scheduler, found none ({type(error).__name__}); "
+            "start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`"
+        ) from error
+    with client:
+        wanted = settings.workers or 1
+        try:
+            client.wait_for_workers(wanted, timeout=60)
+        except TimeoutError as error:
+            found = len(client.scheduler_info(n_workers=-1)["workers"])
+            raise ClusterError(
+                f"{settings.kind}: expected {wanted} workers, found {found} after 60 s; "
+                "start workers with `dask worker ADDRESS --nthreads 1 --memory-limit 4GiB`"
+            ) from error
+        known = client.scheduler_info(n_workers=-1)["workers"].values()
+        limits = [w["memory_limit"] // max(1, w["nthreads"]) for w in known if w["memory_limit"]]
+        least = min(limits, default=settings.memory_bytes or 2 * _GIB)
+        if settings.memory_bytes is not None:
+            least = min(least, settings.memory_bytes)
+        yield Workers(client, len(known), least, settings.kind, client.dashboard_link)

@@ -1,0 +1,78 @@
+"""Which blocks of a stage are finished: one byte each, written after the block's data.
+
+The file starts with the key of the request (what is computed, from what, with which settings), so
+marks of another request are never trusted. The process that drives the work is the only writer (see
+``staging.py`` for its lock).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Ledger"]
+
+_MAGIC = b"deepict-dask ledger 1\n"
+
+
+class Ledger:
+    """Marks of finished blocks.
+
+    Parameters
+    ----------
+    path
+        The ledger's file; made where it is absent or belongs to another request.
+    key
+        Hex digest of the request (64 characters).
+    n_blocks
+        Number of blocks.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "ledger"
+    >>> with Ledger(path, "0" * 64, 3) as ledger:
+    ...     ledger.mark(1)
+    >>> with Ledger(path, "0" * 64, 3) as ledger:
+    ...     ledger.unfinished()
+    [0, 2]
+    """
+
+    def __init__(self, path: Path, key: str, n_blocks: int) -> None:
+        header = _MAGIC + f"{key}\n{n_blocks}\n".encode()
+        self._offset = len(header)
+        self.path = path
+        self.n_blocks = n_blocks
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if os.pread(self._file, len(header), 0) != header:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, header + bytes(n_blocks), 0)
+        self.n_resumed = self.n_finished
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._file)
+
+    def mark(self, number: int) -> None:
+        """Note that a block's data are written."""
+        os.pwrite(self._file, b"\x01", self._offset + number)
+
+    def _marks(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+        raw = os.pread(self._file, self.n_blocks, self._offset)
+        return np.frombuffer(raw.ljust(self.n_blocks, b"\0"), np.uint8)
+
+    @property
+    def n_finished(self) -> int:
+        """Number of finished blocks."""
+        return int(np.count_nonzero(self._marks()))
+
+    def unfinished(self) -> list[int]:
+        """Return the numbers of the blocks that are not finished, in order."""
+        return [int(i) for i in np.flatnonzero(self._marks() == 0)]

@@ -1,0 +1,7 @@
+"""Match the radial amplitude spectrum of a tomogram to another's."""
+
+from ..core.spectrum import Spectrum
+from .op import EqualizeOp
+from .spectrum import radial_spectrum, spectrum_bytes
+
+__all__ = ["EqualizeOp", "Spectrum", "radial_spectrum", "spectrum_bytes"]

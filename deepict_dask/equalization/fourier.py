@@ -1,0 +1,203 @@
+"""The Fourier transform of a real volume in little memory.
+
+1. Slabs of z planes are transformed along y and x into one preallocated half spectrum, of shape
+   (nz, ny, nx // 2 + 1): the other half of the frequencies are complex conjugates.
+2. Slabs of y rows are transformed along z in place.
+
+So the transform of N float32 voxels holds 4 N bytes, and the temporaries of one slab, beside its
+input. Slabs also bound the temporaries of whatever is computed from the half spectrum.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backend import fft_of, namespace_of
+from ..core.errors import ShapeMismatchError, VoxelValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ..core.geometry import Vec
+
+__all__ = [
+    "half_bytes",
+    "half_shape",
+    "inverse_planes",
+    "require_contrast",
+    "slab_bytes",
+    "slabs",
+    "subtract_and_divide",
+    "to_half_spectrum",
+    "to_planes",
+]
+
+Array = Any
+SLAB_VOXELS = 1 << 18
+"""Voxels of one slab, unless one plane holds more."""
+SLAB_BYTES_PER_VOXEL = 48
+"""Temporaries of the hungriest step on a slab (the radial mean), measured."""
+
+
+def slabs(n: int, voxels_each: int) -> Iterator[slice]:
+    """Cut an axis of n planes into slices of about ``SLAB_VOXELS`` voxels.
+
+    Examples
+    --------
+    >>> list(slabs(3, 2**17))
+    [slice(0, 2, None), slice(2, 3, None)]
+    """
+    step = max(1, SLAB_VOXELS // max(1, voxels_each))
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+def half_shape(shape: Vec) -> Vec:
+    """Return the shape of the half spectrum of a volume.
+
+    Examples
+    --------
+    >>> half_shape((4, 5, 6))
+    (4, 5, 4)
+    """
+    return (shape[0], shape[1], shape[2] // 2 + 1)
+
+
+def half_bytes(shape: Vec, dtype: str = "complex64") -> int:
+    """Return the bytes of the half spectrum of a volume."""
+    n_z, n_y, n_x = half_shape(shape)
+    return n_z * n_y * n_x * np.dtype(dtype).itemsize
+
+
+def slab_bytes(shape: Vec) -> int:
+    """Return the bytes of the temporaries that one slab needs."""
+    n_z, n_y, n_x = shape
+    largest_plane = max(n_y * n_x, n_z * (n_x // 2 + 1))
+    return SLAB_BYTES_PER_VOXEL * min(n_z * n_y * n_x, max(SLAB_VOXELS, largest_plane))
+
+
+def to_half_spectrum(
+    volume: Array, prepare: Callable[[Array], Array], dtype: str = "complex64"
+) -> Array:
+    """Transform a volume; it is not changed.
+
+    Parameters
+    ----------
+    volume
+        zyx array of any real type, NumPy or CuPy.
+    prepare
+        Turns a slab of the volume into the floats that are transformed.
+    dtype
+        ``complex64`` or ``complex128``.
+
+    Returns
+    -------
+    half
+        Complex array of `half_shape`.
+
+    Examples
+    --------
+    >>> volume = np.arange(24.0).reshape(2, 3, 4)
+    >>> half = to_half_spectrum(volume, lambda slab: slab, "complex128")
+    >>> bool(np.allclose(half, np.fft.rfftn(volume)))
+    True
+    """
+    fft = fft_of(volume)
+    half = namespace_of(volume).empty(half_shape(volume.shape), dtype)
+    for planes in slabs(volume.shape[0], volume.shape[1] * volume.shape[2]):
+        real = prepare(volume[planes]).astype(half.real.dtype, copy=False)
+        half[planes] = fft.rfft2(real, axes=(1, 2), overwrite_x=True)
+    for rows in slabs(half.shape[1], half.shape[0] * half.shape[2]):
+        half[:, rows] = fft.fft(half[:, rows], axis=0)
+    return half
+
+
+def to_planes(half: Array) -> Array:
+    """Undo the transform along z, in place."""
+    fft = fft_of(half)
+    for rows in slabs(half.shape[1], half.shape[0] * half.shape[2]):
+        half[:, rows] = fft.ifft(half[:, rows], axis=0)
+    return half
+
+
+def inverse_planes(planes: Array, shape: Vec) -> Iterator[tuple[slice, Array]]:
+    """Undo the transforms along y and x, slab by slab.
+
+    Parameters
+    ----------
+    planes
+        What `to_planes` returned.
+    shape
+        zyx shape of the volume.
+
+    Yields
+    ------
+    where, slab
+        Slice along z, and the real voxels there.
+
+    Examples
+    --------
+    >>> volume = np.arange(24.0).reshape(2, 3, 4)
+    >>> half = to_half_spectrum(volume, lambda slab: slab, "complex128")
+    >>> [(where, slab)] = inverse_planes(to_planes(half), volume.shape)
+    >>> bool(np.allclose(slab, volume))
+    True
+    """
+    fft = fft_of(planes)
+    for where in slabs(shape[0], shape[1] * shape[2]):
+        yield where, fft.irfft2(planes[where], s=shape[1:], axes=(1, 2), overwrite_x=True)
+
+
+def subtract_and_divide(low: Any, divisor: Any) -> Callable[[Array], Array]:
+    """Return a function that maps a slab to ``(slab - low) / divisor`` in float32.
+
+    Examples
+    --------
+    >>> subtract_and_divide(1.0, 2.0)(np.array([1, 2])).tolist()
+    [0.0, 0.5]
+    """
+
+    def prepare(slab: Array) -> Array:
+        values = slab.astype(np.float32)
+        values -= np.float32(low)
+        values /= np.float32(divisor)
+        return values
+
+    return prepare
+
+
+def require_contrast(volume: Array) -> tuple[float, float]:
+    """Return mean and standard deviation (ddof 0), summed in float64.
+
+    Raises
+    ------
+    ShapeMismatchError
+        If the array is not a volume.
+    VoxelValueError
+        If voxels are not finite, or all equal.
+
+    Examples
+    --------
+    >>> require_contrast(np.array([[[1, 3]]]))
+    (2.0, 1.0)
+    """
+    if volume.ndim != 3 or 0 in volume.shape:
+        raise ShapeMismatchError(
+            f"spectrum: expected a zyx volume, found an array of shape {volume.shape}"
+        )
+    where = list(slabs(volume.shape[0], volume.shape[1] * volume.shape[2]))
+    mean = sum(float(volume[s].sum(dtype=np.float64)) for s in where) / volume.size
+    if not np.isfinite(mean):
+        raise VoxelValueError(
+            "spectrum: expected finite voxels, found NaN or infinite ones; replace them with "
+            "`deepict-dask convert IN OUT --fill-nonfinite VALUE`"
+        )
+    squares = sum(float(((volume[s].astype(np.float64) - mean) ** 2).sum()) for s in where)
+    if not squares > 0 or bool(volume.max() == volume.min()):
+        raise VoxelValueError(
+            f"spectrum: expected voxels of different values, found all equal to {mean}; "
+            "is this the right file?"
+        )
+    return mean, (squares / volume.size) ** 0.5

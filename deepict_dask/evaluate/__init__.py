@@ -1,0 +1,1 @@
+"""How good is a result? Picks and segmentations against the truth."""

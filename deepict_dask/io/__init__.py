@@ -1,0 +1,1 @@
+"""One file per format: volumes, particle lists, spectra and dataset tables."""

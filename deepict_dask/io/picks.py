@@ -1,0 +1,238 @@
+"""Particle lists in and out, whatever their format.
+
+1. The ending names the format; a text table of 20 columns is a motl, whatever its ending says.
+2. The format's own module turns a file into a picks table, or a table into bytes.
+3. Bytes are written under a temporary name in the same folder, which then replaces the file, so
+   that a reader sees the old list or the new one, never half of one.
+
+A format is one line in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.errors import PicksFormatError
+from ..core.geometry import as_vec
+from .motl import N_MOTL_COLUMNS, dump_motl_csv, dump_motl_em, load_motl_em, motl_from_text
+from .picks_csv import dump_picks_csv, picks_from_text
+from .picks_table import TomogramFrame
+from .star import dump_star, load_star
+from .text_table import read_text_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pandas as pd
+
+    from .picks_table import Centre
+
+__all__ = ["FORMATS", "PicksFormat", "read_picks", "write_picks"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PicksFormat:
+    """How one kind of particle list is read and written."""
+
+    load: Callable[[Path, TomogramFrame], pd.DataFrame]
+    dump: Callable[[pd.DataFrame, TomogramFrame], bytes]
+    endings: tuple[str, ...] = ()
+    """Endings that choose this format; a format without any is chosen by name only."""
+
+
+def _load_text(path: Path, _frame: TomogramFrame) -> pd.DataFrame:
+    """Read a picks.csv, a list of 3 or 4 columns, or a motl of 20."""
+    table = read_text_table(path)
+    motl = table.n_columns == N_MOTL_COLUMNS and not table.has_header
+    return motl_from_text(table) if motl else picks_from_text(table)
+
+
+FORMATS: dict[str, PicksFormat] = {
+    "csv": PicksFormat(_load_text, lambda t, _: dump_picks_csv(t), (".csv", ".txt", ".tsv")),
+    "motl": PicksFormat(_load_text, lambda t, _: dump_motl_csv(t)),
+    "motl-deepict": PicksFormat(_load_text, lambda t, _: dump_motl_csv(t, compat=True)),
+    "em": PicksFormat(lambda p, _: load_motl_em(p), lambda t, _: dump_motl_em(t), (".em",)),
+    "star": PicksFormat(load_star, dump_star, (".star",)),
+    "relion4": PicksFormat(load_star, functools.partial(dump_star, version=4)),
+}
+"""Every format by name."""
+
+
+def _format_of(path: Path, name: str | None) -> PicksFormat:
+    """Return the format that was asked for, or the one of a file's name."""
+    if name is None and path.suffix.lower() == ".csv" and path.name.lower().startswith("motl"):
+        name = "motl"
+    if name is None:
+        ending = path.suffix.lower()
+        name = next((key for key, kind in FORMATS.items() if ending in kind.endings), ending)
+    if name in FORMATS:
+        return FORMATS[name]
+    endings = sorted(ending for kind in FORMATS.values() for ending in kind.endings)
+    raise PicksFormatError(
+        f"{path}: expected a particle list ({', '.join(endings)}), found {name!r}; rename the "
+        f"file or name its format ({', '.join(FORMATS)})"
+    )
+
+
+def read_picks(
+    path: str | os.PathLike[str],
+    *,
+    voxel_spacing_angstrom: float | None = None,
+    tomogram_shape: Sequence[int] | None = None,
+    tomogram_name: str | None = None,
+    tilt_series_pixel_size_angstrom: float | None = None,
+    star_centre: Centre = "half",
+    file_format: str | None = None,
+) -> pd.DataFrame:
+    r"""Read a particle list.
+
+    Parameters
+    ----------
+    path
+        ``.csv .txt .tsv`` (picks.csv; x,y,z; score,x,y,z; motl), ``.em`` (motl), ``.star``.
+    voxel_spacing_angstrom
+        Edge of a voxel of the tomogram, Å. STAR files need it.
+    tomogram_shape
+        Voxels of the tomogram, zyx. STAR files with centred coordinates need it; where it is
+        given, picks outside the tomogram are counted in a warning.
+    tomogram_name
+        Keep only the particles of this tomogram (STAR).
+    tilt_series_pixel_size_angstrom
+        Size of the pixels in which uncentred STAR coordinates count, where the file is silent or
+        wrong about it.
+    star_centre
+        Origin of centred coordinates; see `deepict_dask.io.star`.
+    file_format
+        A key of `FORMATS`, where the ending does not tell.
+
+    Returns
+    -------
+    DataFrame
+        ``z, y, x`` float64 voxels, 0-based; ``score`` float64, NaN where the list has none;
+        other columns as the format gives them. In the file's order.
+
+    Raises
+    ------
+    PicksFormatError
+        Where there is no such file, or it is no particle list.
+    SpacingError
+        Where the voxel spacing is needed and unknown.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "true.csv")
+    ...     _ = path.write_text("110,60,88\n")
+    ...     read_picks(path)[["z", "y", "x"]].to_numpy().tolist()
+    [[88.0, 60.0, 110.0]]
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PicksFormatError(f"{path}: expected a particle list, found no file; check the path")
+    frame = TomogramFrame(
+        voxel_spacing_angstrom=voxel_spacing_angstrom,
+        shape=None if tomogram_shape is None else as_vec(tomogram_shape),
+        name=tomogram_name,
+        tilt_series_pixel_size_angstrom=tilt_series_pixel_size_angstrom,
+        centre=star_centre,
+    )
+    picks = _format_of(path, file_format).load(path, frame)
+    _warn_of_strays(picks, frame, path)
+    return picks
+
+
+def _warn_of_strays(picks: pd.DataFrame, frame: TomogramFrame, path: Path) -> None:
+    """Say how many picks lie outside the tomogram: the usual sign of a wrong voxel spacing."""
+    if frame.shape is None:
+        return
+    zyx = picks[["z", "y", "x"]].to_numpy()
+    strays = int(((zyx < -0.5) | (zyx > [size - 0.5 for size in frame.shape])).any(axis=1).sum())
+    if strays:
+        _log.warning(
+            "%s: %d of %d picks lie outside the tomogram of %s voxels (zyx); "
+            "check the voxel spacing and the shape",
+            path,
+            strays,
+            len(picks),
+            frame.shape,
+        )
+
+
+def write_picks(
+    table: pd.DataFrame,
+    path: str | os.PathLike[str],
+    *,
+    voxel_spacing_angstrom: float | None = None,
+    tomogram_shape: Sequence[int] | None = None,
+    tomogram_name: str | None = None,
+    tilt_series_pixel_size_angstrom: float | None = None,
+    star_centre: Centre = "half",
+    file_format: str | None = None,
+) -> None:
+    """Write a particle list; a file of that name is replaced in one step.
+
+    Parameters
+    ----------
+    table
+        A picks table: ``z, y, x`` in voxels, optionally ``score`` and more.
+    path
+        ``.csv .txt .tsv`` (picks.csv), ``motl*.csv`` (motl), ``.em`` (motl), ``.star`` (RELION 5).
+    voxel_spacing_angstrom, tomogram_shape, tomogram_name
+        Of the tomogram; STAR files need them (the name only if the table has no
+        ``tomogram_name``).
+    tilt_series_pixel_size_angstrom
+        Unbinned pixel size for the STAR file's optics; ``relion4`` needs it.
+    star_centre
+        Origin of centred coordinates; see `deepict_dask.io.star`.
+    file_format
+        A key of `FORMATS`: ``motl-deepict`` for DeePiCt's integers, ``relion4`` for pixels.
+
+    Raises
+    ------
+    PicksFormatError, SpacingError
+        Where the format is unknown or lacks something; nothing is written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from deepict_dask.io.picks_table import make_picks
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "picks.csv")
+    ...     write_picks(make_picks([[5, 88, 9]], [0.75]), path)
+    ...     path.read_text().splitlines()
+    ['score,x,y,z', '0.75,9.000,88.000,5.000']
+    """
+    path = Path(path)
+    frame = TomogramFrame(
+        voxel_spacing_angstrom=voxel_spacing_angstrom,
+        shape=None if tomogram_shape is None else as_vec(tomogram_shape),
+        name=tomogram_name,
+        tilt_series_pixel_size_angstrom=tilt_series_pixel_size_angstrom,
+        centre=star_centre,
+    )
+    _replace(path, _format_of(path, file_format).dump(table, frame))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it, then give it its name."""
+    if not path.parent.is_dir():
+        raise PicksFormatError(
+            f"{path}: expected a folder to write into, found none; create {path.parent}"
+        )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,141 @@
+"""picks.csv: one pick per line, ``score,x,y,z`` and what else is known of it.
+
+Positions are voxels, 0-based, three decimals; scores have nine significant digits; rows go by
+falling score, ties by label, then in raster order: the same picks give the same bytes.
+
+Read are that file, and the headerless lists that DeePiCt and others write: three columns
+``x, y, z`` or four ``score, x, y, z``, separated by commas, semicolons, tabs or blanks.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.errors import PicksFormatError
+from .picks_table import by_falling_score, checked_picks, make_picks
+from .text_table import TextTable, fixed, is_number, read_text_table, significant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+__all__ = ["dump_picks_csv", "load_picks_csv", "picks_from_text"]
+
+_HEADERLESS = {3: ("x", "y", "z"), 4: ("score", "x", "y", "z")}
+_FIRST = ("score", "x", "y", "z", "n_voxels", "label", "class_name")
+
+
+def _column_text(name: str, values: pd.Series[Any]) -> list[str]:
+    """Return one column as text: positions, floats, then whatever prints."""
+    if name in ("z", "y", "x"):
+        return [fixed(value, 3) for value in values]
+    if values.dtype.kind == "f":
+        blank = "nan" if name == "score" else ""
+        return [blank if np.isnan(value) else significant(value) for value in values]
+    return ["" if value is None or value != value else str(value) for value in values]
+
+
+def dump_picks_csv(table: pd.DataFrame) -> bytes:
+    """Return the bytes of a picks.csv.
+
+    Examples
+    --------
+    >>> picks = make_picks([[5, 88.5, 9], [1, 2, 3]], [0.5, 0.75], n_voxels=[120, 7])
+    >>> print(dump_picks_csv(picks).decode(), end="")
+    score,x,y,z,n_voxels
+    0.75,3.000,2.000,1.000,7
+    0.5,9.000,88.500,5.000,120
+    """
+    picks = by_falling_score(checked_picks(table))
+    names = [name for name in _FIRST if name in picks.columns]
+    names += [name for name in picks.columns if name not in names]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    columns = [_column_text(name, picks[name]) for name in names]
+    writer.writerows(zip(*columns, strict=True))
+    return text.getvalue().encode()
+
+
+def _names_of(table: TextTable) -> Sequence[str]:
+    """Return the column names from the header or the number of columns."""
+    if not table.has_header:
+        if table.n_columns not in _HEADERLESS:
+            raise PicksFormatError(
+                f"{table.path}: expected 3 columns (x, y, z), 4 (score, x, y, z), 20 (motl) or a "
+                f"header, found {table.n_columns} columns; add a header line such as score,x,y,z"
+            )
+        return _HEADERLESS[table.n_columns]
+    known = {"x", "y", "z", "score"}
+    names = [name.lower() if name.lower() in known else name for name in table.rows[0]]
+    if not {"x", "y", "z"} <= set(names) or len(set(names)) < len(names):
+        raise PicksFormatError(
+            f"{table.path}: expected a header that names x, y and z once, found {names}; "
+            "rename the columns"
+        )
+    if "Filament ID" in names:
+        raise PicksFormatError(
+            f"{table.path}: this is a filament list, whose positions are in Å; "
+            "expected voxels; convert it first"
+        )
+    return names
+
+
+def _parsed(cells: list[str]) -> Any:
+    """Return a column as integers or floats where all cells are numbers, else as text."""
+    import pandas as pd
+
+    if not any(cells) or not all(is_number(cell) for cell in cells if cell):
+        return cells
+    return pd.to_numeric(pd.Series([cell or "nan" for cell in cells], dtype=object))
+
+
+def picks_from_text(table: TextTable) -> pd.DataFrame:
+    """Return the picks of a text table with a header, or with 3 or 4 columns."""
+    if not table.rows:
+        return make_picks([])
+    names = list(_names_of(table))
+    first = 1 if table.has_header else 0
+    place = {name: table.numbers(names.index(name), first_row=first) for name in ("z", "y", "x")}
+    score = [row[names.index("score")] for row in table.rows[first:]] if "score" in names else None
+    rest = {
+        name: _parsed([row[column] for row in table.rows[first:]])
+        for column, name in enumerate(names)
+        if name not in ("z", "y", "x", "score")
+    }
+    zyx = np.column_stack([place["z"], place["y"], place["x"]])
+    picks = make_picks(zyx, None, **rest)
+    if score is not None:
+        picks["score"] = [cell or "nan" for cell in score]
+    return checked_picks(picks, table.path)
+
+
+def load_picks_csv(path: Path) -> pd.DataFrame:
+    r"""Read a picks.csv or a list of 3 or 4 columns.
+
+    Parameters
+    ----------
+    path
+        The file; positions are taken as voxels, 0-based.
+
+    Raises
+    ------
+    PicksFormatError
+        Where the columns are not known, or a cell is no number; the line is named.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "list.txt")
+    ...     _ = path.write_text("9 88 5\n")
+    ...     load_picks_csv(path)[["z", "y", "x"]].to_numpy().tolist()
+    [[5.0, 88.0, 9.0]]
+    """
+    return picks_from_text(read_text_table(path))

@@ -1,0 +1,106 @@
+"""Any volume to any volume, a few chunks at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.errors import VoxelValueError
+from ..core.geometry import Grid
+from ..core.ops import ChunkOp
+from ..engine import check_budget, fingerprint, map_chunks, request_key
+from ..io.volumes import open_volume
+from .volume_output import volume_output
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..core.geometry import Block, Vec
+    from .session import Session
+
+__all__ = ["CopyOp", "convert_volume"]
+
+
+@dataclass(frozen=True)
+class CopyOp(ChunkOp):
+    """Copy voxels, in another type or with bad voxels replaced.
+
+    Examples
+    --------
+    >>> block = Grid((1, 1, 2), (1, 1, 2))[0]
+    >>> CopyOp("float32", fill_nonfinite=0.0).apply(block, np.array([[[1.5, np.nan]]]))
+    array([[[1.5, 0. ]]], dtype=float32)
+    """
+
+    dtype: str
+    fill_nonfinite: float | None = None
+    """What NaN and infinite voxels become; None keeps them."""
+    name: str = "convert"
+
+    def apply(self, block: Block, *windows: Any) -> Any:
+        """Return the window in the op's type."""
+        (window,) = windows
+        if self.fill_nonfinite is not None and window.dtype.kind == "f":
+            window = np.where(np.isfinite(window), window, self.fill_nonfinite)
+        if np.dtype(self.dtype).kind in "iu" and window.dtype.kind == "f":
+            window = self._rounded(window, block)
+        return window.astype(self.dtype, copy=False)
+
+    def _rounded(self, window: Any, block: Block) -> Any:
+        """Return whole numbers that fit the type, or refuse."""
+        limits = np.iinfo(self.dtype)
+        whole = np.rint(window)
+        if not ((whole >= limits.min) & (whole <= limits.max)).all():
+            raise VoxelValueError(
+                f"convert: voxels {block.write.start} to {block.write.stop}: expected values from "
+                f"{limits.min} to {limits.max} for {self.dtype}, found others; "
+                "choose another --dtype"
+            )
+        return whole
+
+    def bytes_needed(self, window_shape: Vec) -> int:
+        """Return the bytes of the window read, its mask and the window written."""
+        return 17 * int(np.prod(window_shape))
+
+
+def convert_volume(
+    session: Session,
+    source: Path,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    shards: Vec | None = None,
+    fill_nonfinite: float | None = None,
+) -> Path:
+    """Convert a volume; the target's ending picks its format.
+
+    Raises
+    ------
+    SpacingError
+        The source does not say its voxel spacing and none was given.
+    OutputExistsError
+        The target exists.
+    """
+    request = {
+        "job": "convert", "input": fingerprint(source), "dtype": dtype, "shards": shards,
+        "chunks": session.chunks, "fill": fill_nonfinite,
+        "spacing": session.voxel_spacing_angstrom,
+    }  # fmt: skip
+    with volume_output(session, target, request_key(request)) as output:
+        reader = open_volume(
+            source,
+            voxel_spacing_angstrom=session.voxel_spacing_angstrom,
+            scratch=output.scratch,
+        )
+        op = CopyOp(dtype or reader.header.dtype, fill_nonfinite)
+        sink = output.sink(replace(reader.header, dtype=op.dtype), session.chunks, shards)
+        grid = Grid(reader.header.shape, sink.write_shape)
+        check_budget("convert", op.bytes_needed(grid.window_shape), session.workers.memory_bytes)
+        with (
+            output.ledger(grid.n_blocks) as ledger,
+            session.progress.stage(op.name, grid.n_blocks, ledger.n_resumed) as advance,
+        ):
+            map_chunks(session.workers, op, [reader], sink, grid, ledger=ledger, on_done=advance)
+    return target

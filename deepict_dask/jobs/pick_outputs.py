@@ -1,0 +1,96 @@
+"""The files of a pick folder that are not volumes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from ..io.picks import write_picks
+from ..particles import picks_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from ..config import PickSettings
+    from ..core.volume import VolumeHeader
+
+__all__ = ["PickReport", "write_tables"]
+
+log = logging.getLogger("deepict_dask")
+
+
+@dataclass(frozen=True)
+class PickReport:
+    """What a pick job made."""
+
+    folder: Path
+    n_picks: int
+
+
+def write_tables(
+    folder: Path,
+    clusters: pd.DataFrame,
+    header: VolumeHeader,
+    settings: PickSettings,
+    *,
+    request: dict[str, Any],
+    tomogram_name: str,
+    inputs: dict[str, Any],
+) -> PickReport:
+    """Write the cluster table, the particle lists and the record of the run.
+
+    Parameters
+    ----------
+    folder
+        Where to; files of the same names are replaced.
+    clusters
+        Cluster table in raster order.
+    header
+        Of the score map: shape and spacing turn voxels into Å in the STAR file.
+    settings
+        How the picks were made.
+    request
+        What was asked for, with its key.
+    tomogram_name
+        Name in the STAR file.
+    inputs
+        Paths of the inputs, for the record.
+    """
+    clusters.to_parquet(folder / "clusters.parquet", index=False)
+    picks = picks_table(clusters, settings.class_name)
+    frame: dict[str, Any] = {
+        "voxel_spacing_angstrom": header.voxel_spacing_angstrom,
+        "tomogram_shape": header.shape,
+        "tomogram_name": tomogram_name,
+    }
+    write_picks(picks, folder / "picks.csv", **frame)
+    motl = "motl-deepict" if settings.compat else None
+    write_picks(picks, folder / "motl.csv", **frame, file_format=motl)
+    if header.voxel_spacing_angstrom is None:
+        log.warning(
+            "%s: no voxel spacing is known, so picks.star (in Å) is not written; "
+            "give --voxel-spacing-angstrom", tomogram_name,
+        )  # fmt: skip
+    else:
+        write_picks(picks, folder / "picks.star", **frame)
+    record = {"versions": versions(), "inputs": inputs, "request": request, "n_picks": len(picks)}
+    (folder / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+    return PickReport(folder, len(picks))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that shape a result.
+
+    Examples
+    --------
+    >>> "numpy" in versions()
+    True
+    """
+    names = ("deepict-dask", "numpy", "scipy", "zarr", "dask", "connected-components-3d", "torch")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}

@@ -1,0 +1,50 @@
+"""What every job is given: workers, and how to treat outputs and messages."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..core.geometry import Grid, Vec
+from ..core.statistics import StatisticsReduction, VolumeStatistics
+from ..engine import Progress, check_budget, reduce_chunks
+
+if TYPE_CHECKING:
+    from ..core.volume import VolumeReader
+    from ..engine import Workers
+
+__all__ = ["Session", "measure_statistics"]
+
+log = logging.getLogger("deepict_dask")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Workers and the wishes that hold for all jobs of a command."""
+
+    workers: Workers
+    progress: Progress = field(default_factory=lambda: Progress(shown=False))
+    chunks: Vec = (128, 128, 128)
+    """Chunks of the stores that are written."""
+    overwrite: bool = False
+    voxel_spacing_angstrom: float | None = None
+    """Overrides what the files say."""
+    device: str = "cpu"
+
+
+def measure_statistics(session: Session, reader: VolumeReader, *, name: str) -> VolumeStatistics:
+    """Return mean, standard deviation and range of a volume, read chunk by chunk.
+
+    Raises
+    ------
+    WorkFailedError
+        The volume cannot be read.
+    """
+    reduction = StatisticsReduction(reader.header.dtype)
+    grid = Grid(reader.header.shape, session.chunks)
+    needed = reduction.bytes_needed(grid.window_shape)
+    check_budget("statistics", needed, session.workers.memory_bytes)
+    with session.progress.stage(name, grid.n_blocks) as advance:
+        result: Any = reduce_chunks(session.workers, reduction, [reader], grid, on_done=advance)
+    return result

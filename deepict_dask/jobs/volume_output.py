@@ -1,0 +1,93 @@
+"""A volume that tasks write chunk by chunk and that appears when it is whole.
+
+Tasks always write a Zarr store in the partial folder. At the end the store takes the output's name,
+or is streamed slab by slab into an MRC or TIFF file that does.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..core.errors import ConfigError
+from ..engine import StagedOutput
+from ..io.export import export_volume
+from ..io.ome_zarr_write import ZarrWriter, create_ome_zarr, resume_ome_zarr
+from ..io.volumes import is_volume_path, open_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ..core.geometry import Vec
+    from ..core.volume import VolumeHeader
+    from ..engine import Ledger
+    from .session import Session
+
+__all__ = ["VolumeOutput", "volume_output"]
+
+
+@dataclass(frozen=True)
+class VolumeOutput:
+    """An output volume in the making."""
+
+    staged: StagedOutput
+    dtype: str | None = None
+    """Voxel type of an exported file; the store's by default."""
+
+    @property
+    def scratch(self) -> Path:
+        """Where inputs may be unpacked; removed with the partial folder."""
+        return self.staged.partial / "scratch"
+
+    @property
+    def store(self) -> Path:
+        """The store that tasks write."""
+        return self.staged.partial / "volume.zarr"
+
+    def sink(self, header: VolumeHeader, chunks: Vec, shards: Vec | None = None) -> ZarrWriter:
+        """Return the writer of the store, made anew unless unfinished work is there."""
+        if self.staged.resumed and (self.store / "0" / "zarr.json").is_file():
+            return resume_ome_zarr(self.store, header, chunks=chunks, shards=shards)
+        self.staged.forget_marks()
+        return create_ome_zarr(self.store, header, chunks=chunks, shards=shards, overwrite=True)
+
+    def ledger(self, n_blocks: int) -> Ledger:
+        """Return the marks of finished blocks."""
+        return self.staged.open_ledger(n_blocks)
+
+    def finish(self) -> None:
+        """Give the output its name."""
+        target = self.staged.path
+        if target.suffix == ".zarr":
+            self.staged.commit("volume.zarr")
+            return
+        made = self.staged.partial / f"volume{target.suffix}"
+        source = open_volume(self.store, spacing_required=False)
+        export_volume(source, made, dtype=self.dtype, overwrite=True)
+        self.staged.commit(made.name)
+
+
+@contextmanager
+def volume_output(
+    session: Session, path: Path, key: str, *, dtype: str | None = None
+) -> Iterator[VolumeOutput]:
+    """Stage an output volume; it is finished when the block ends without an error.
+
+    Raises
+    ------
+    ConfigError
+        The output's ending names no volume format.
+    OutputExistsError
+        The output exists and may not be replaced.
+    """
+    if not is_volume_path(path) or path.suffix in (".gz", ".bz2"):
+        raise ConfigError(
+            f"{path}: expected an output ending in .zarr, .mrc, .rec, .map or .tif, "
+            f"found {path.suffix or 'none'}"
+        )
+    with StagedOutput(path, key, overwrite=session.overwrite) as staged:
+        output = VolumeOutput(staged, dtype)
+        yield output
+        output.finish()

@@ -1,0 +1,304 @@
+"""Merge the labels of neighbouring boxes: a node holds a surface, never a volume.
+
+1. A `LabelNode` is a box, the labels on those of its six faces that lie inside the volume, and one
+   row for every cluster that touches such a face (an *open* cluster).
+2. Two nodes that share a face are combined: labels that touch across it are united, rows merged.
+3. A cluster that touches no face of the combined box is finished: it can never grow again. It is
+   kept if its size (and region contact) passes, and dropped from the node either way.
+4. Where a cluster takes another name (its first voxel moved), the pair (old name, new name) is
+   noted, so that a second pass can find the final name of any label of any chunk.
+
+Corner and edge neighbours (18- and 26-connectivity) are found because faces of combined boxes are
+whole: the neighbour diagonal across four boxes lies on the shared face of two pairs of boxes.
+Finishing early is what Isenburg and Shewchuk's streaming labelling does along one axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import ShapeMismatchError
+from ..core.geometry import Box, Vec
+from ..core.tables import ClusterRows, empty_rows, merge_rows
+
+__all__ = ["KeepRule", "LabelNode", "Renames", "combine_nodes", "no_renames", "rename"]
+
+Array = np.ndarray[Any, Any]
+Face = tuple[int, int]
+"""An axis and a side: 0 where the axis starts, 1 where it ends."""
+Renames = np.ndarray[Any, np.dtype[np.int64]]
+"""Pairs (old name, new name), shape (n, 2), sorted by old name."""
+
+_IN_PLANE: dict[int, list[tuple[int, int]]] = {
+    6: [(0, 0)],
+    18: [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)],
+    26: [(i, j) for i in (0, 1, -1) for j in (0, 1, -1)],
+}
+
+
+def no_renames() -> Renames:
+    """Return an empty list of pairs."""
+    return np.empty((0, 2), np.int64)
+
+
+def rename(names: Array, pairs: Renames) -> Array:
+    """Return names with the pairs applied once.
+
+    Examples
+    --------
+    >>> rename(np.array([5, 7, 9]), np.array([[7, 2]])).tolist()
+    [5, 2, 9]
+    """
+    if len(pairs) == 0 or len(names) == 0:
+        return names
+    at = np.minimum(np.searchsorted(pairs[:, 0], names), len(pairs) - 1)
+    return np.where(pairs[at, 0] == names, pairs[at, 1], names)
+
+
+@dataclass(frozen=True)
+class KeepRule:
+    """Which finished clusters are kept.
+
+    Examples
+    --------
+    >>> rows = empty_rows(2)
+    >>> rows["n_voxels"] = [3, 9]
+    >>> KeepRule(min_size=4).apply(rows)["n_voxels"].tolist()
+    [9]
+    """
+
+    min_size: int = 1
+    """Smallest number of voxels, inclusive."""
+    max_size: int | None = None
+    """Largest number of voxels, inclusive."""
+    must_touch_region: bool = False
+    """Keep only clusters that share a voxel with the region mask (contact mode "contact")."""
+
+    def apply(self, rows: ClusterRows) -> ClusterRows:
+        """Return the rows that are kept."""
+        kept = rows["n_voxels"] >= self.min_size
+        if self.max_size is not None:
+            kept &= rows["n_voxels"] <= self.max_size
+        if self.must_touch_region:
+            kept &= rows["n_in_region"] > 0
+        return rows[kept]
+
+
+@dataclass(frozen=True)
+class LabelNode:
+    """The clusters of a box, as far as its neighbours need to know them."""
+
+    box: Box
+    faces: dict[Face, Array]
+    """For faces inside the volume: 2D, 1-based places in ``open_rows``, 0 is background."""
+    open_rows: ClusterRows
+    """Clusters that touch one of ``faces``, sorted by name."""
+    kept: ClusterRows = field(default_factory=empty_rows)
+    """Finished clusters that passed, in no order."""
+    renames: Renames = field(default_factory=no_renames)
+    """Names given up inside this box since the last spill."""
+    n_finished: int = 0
+    """How many clusters finished in this box, kept or not."""
+
+    def spill(self) -> tuple[LabelNode, dict[str, Array]]:
+        """Return the node without what nobody above needs, and that as arrays to store."""
+        light = replace(self, kept=empty_rows(), renames=no_renames())
+        return light, {"kept": self.kept, "renames": self.renames}
+
+    @classmethod
+    def of_labels(
+        cls, labels: Array, rows: ClusterRows, box: Box, shape: Vec, rule: KeepRule
+    ) -> LabelNode:
+        """Make the node of one labelled chunk; label ``i`` is ``rows[i - 1]``.
+
+        Examples
+        --------
+        >>> rows = empty_rows(2)
+        >>> rows["first_voxel"], rows["n_voxels"] = [0, 3], [2, 1]
+        >>> node = LabelNode.of_labels(np.array([[[1, 1, 0, 2]]]), rows, Box((0, 0, 0), (1, 1, 4)),
+        ...                            (1, 1, 8), KeepRule())
+        >>> node.faces, node.open_rows["first_voxel"].tolist(), node.kept["first_voxel"].tolist()
+        ({(2, 1): array([[1]], dtype=int32)}, [3], [0])
+        """
+        faces = {
+            (axis, side): labels.take(-1 if side else 0, axis=axis)
+            for axis in range(3)
+            for side in (0, 1)
+            if (box.stop[axis] < shape[axis] if side else box.start[axis] > 0)
+        }
+        return _close(box, faces, rows, rule)
+
+
+def _close(box: Box, faces: dict[Face, Array], rows: ClusterRows, rule: KeepRule) -> LabelNode:
+    """Finish the clusters that no face shows, and renumber the faces to the rest, by name."""
+    is_open = np.zeros(len(rows) + 1, bool)
+    for face in faces.values():
+        is_open[face] = True
+    places = np.flatnonzero(is_open[1:])
+    places = places[np.argsort(rows["first_voxel"][places])]
+    new_place = np.zeros(len(rows) + 1, np.int32)
+    new_place[places + 1] = np.arange(1, len(places) + 1)
+    finished = rows[~is_open[1:]]
+    return LabelNode(
+        box=box,
+        faces={key: new_place[face] for key, face in faces.items()},
+        open_rows=rows[places],
+        kept=rule.apply(finished),
+        n_finished=len(finished),
+    )
+
+
+def touching_pairs(left: Array, right: Array, connectivity: int) -> Array:
+    """Return the pairs of labels that touch across a shared face.
+
+    Parameters
+    ----------
+    left, right
+        2D integer arrays of one shape: the last plane of one box and the first of the next.
+    connectivity
+        6, 18 or 26.
+
+    Returns
+    -------
+    array
+        Shape (n, 2), unique rows.
+
+    Examples
+    --------
+    >>> touching_pairs(np.array([[1, 0], [0, 2]]), np.array([[3, 3], [0, 0]]), 6).tolist()
+    [[1, 3]]
+    >>> touching_pairs(np.array([[1, 0], [0, 2]]), np.array([[3, 3], [0, 0]]), 26).tolist()
+    [[1, 3], [2, 3]]
+    """
+    base = int(right.max(initial=0)) + 1
+    codes = []
+    for shift in _IN_PLANE[connectivity]:
+        a, b = (_shifted(face, shift, side) for side, face in enumerate((left, right)))
+        both = (a > 0) & (b > 0)
+        codes.append(np.unique(a[both].astype(np.int64) * base + b[both]))
+    unique = np.unique(np.concatenate(codes))
+    return np.stack(np.divmod(unique, base), axis=1)
+
+
+def _shifted(face: Array, shift: tuple[int, int], side: int) -> Array:
+    """Cut a face so that element (i, j) of the left meets (i, j) + shift of the right."""
+    cut = []
+    for step in shift:
+        skip = max(step, 0) if side else max(-step, 0)
+        drop = max(-step, 0) if side else max(step, 0)
+        cut.append(slice(skip, -drop if drop else None))
+    return face[tuple(cut)]
+
+
+def _shared_axis(left: Box, right: Box) -> int:
+    """Return the axis on which the right box follows the left one."""
+    for axis in range(3):
+        others = [i for i in range(3) if i != axis]
+        if left.stop[axis] == right.start[axis] and all(
+            (left.start[i], left.stop[i]) == (right.start[i], right.stop[i]) for i in others
+        ):
+            return axis
+    raise ShapeMismatchError(f"cannot merge labels of {left} and {right}: they share no whole face")
+
+
+def _joined_faces(left: LabelNode, right: LabelNode, axis: int) -> dict[Face, Array]:
+    """Return the faces of the union; labels of the right node follow those of the left."""
+    offset = len(left.open_rows)
+
+    def moved(face: Array) -> Array:
+        return np.where(face > 0, face + offset, 0)
+
+    faces = {}
+    if (axis, 0) in left.faces:
+        faces[axis, 0] = left.faces[axis, 0]
+    if (axis, 1) in right.faces:
+        faces[axis, 1] = moved(right.faces[axis, 1])
+    for key in left.faces:
+        if key[0] != axis:
+            in_plane = [i for i in range(3) if i != key[0]].index(axis)
+            parts = (left.faces[key], moved(right.faces[key]))
+            faces[key] = np.concatenate(parts, axis=in_plane)
+    return faces
+
+
+def combine_nodes(
+    left: LabelNode, right: LabelNode, *, connectivity: int, rule: KeepRule
+) -> LabelNode:
+    """Merge two nodes whose boxes share a whole face.
+
+    Parameters
+    ----------
+    left, right
+        Nodes; the right box follows the left one on one axis.
+    connectivity
+        6, 18 or 26 neighbours.
+    rule
+        Which finished clusters are kept.
+
+    Returns
+    -------
+    LabelNode
+        The node of the union of the two boxes.
+
+    Raises
+    ------
+    ShapeMismatchError
+        The boxes share no whole face.
+
+    Examples
+    --------
+    >>> def node(x, first):
+    ...     rows = empty_rows(1)
+    ...     rows["first_voxel"], rows["n_voxels"] = first, 1
+    ...     box = Box((0, 0, x), (1, 1, x + 1))
+    ...     return LabelNode.of_labels(np.ones((1, 1, 1), int), rows, box, (1, 1, 2), KeepRule())
+    >>> root = combine_nodes(node(0, 0), node(1, 1), connectivity=6, rule=KeepRule())
+    >>> root.kept["n_voxels"].tolist(), root.renames.tolist()
+    ([2], [[1, 0]])
+    """
+    axis = _shared_axis(left.box, right.box)
+    rows = np.concatenate([left.open_rows, right.open_rows])
+    pairs = touching_pairs(left.faces[axis, 1], right.faces[axis, 0], connectivity)
+    places = pairs + np.array([-1, len(left.open_rows) - 1])  # of 1-based labels among the rows
+    group, n_groups = _groups(places, len(rows))
+    merged = merge_rows(rows, group, n_groups)
+    place = np.concatenate([[0], group + 1])
+    faces = {key: place[face] for key, face in _joined_faces(left, right, axis).items()}
+    node = _close(Box(left.box.start, right.box.stop), faces, merged, rule)
+    changed = _pairs_of(rows["first_voxel"], merged["first_voxel"][group])
+    return replace(
+        node,
+        kept=np.concatenate([left.kept, right.kept, node.kept]),
+        renames=_joined_renames([left.renames, right.renames], changed),
+        n_finished=left.n_finished + right.n_finished + node.n_finished,
+    )
+
+
+def _groups(pairs: Array, n: int) -> tuple[Array, int]:
+    """Return the connected component of each of ``n`` rows under the pairs, and their number."""
+    if len(pairs) == 0:
+        return np.arange(n), n
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    links = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    n_groups, group = connected_components(links, directed=False)
+    return group, n_groups
+
+
+def _pairs_of(old: Array, new: Array) -> Renames:
+    """Return the sorted pairs of names that changed."""
+    changed = old != new
+    pairs = np.stack([old[changed], new[changed]], axis=1)
+    return pairs[np.argsort(pairs[:, 0])]
+
+
+def _joined_renames(earlier: list[Renames], latest: Renames) -> Renames:
+    """Chain pairs: what was renamed before may be renamed again."""
+    before = np.concatenate(earlier)
+    before[:, 1] = rename(before[:, 1], latest)
+    pairs = np.concatenate([before, latest])
+    return pairs[np.argsort(pairs[:, 0])]

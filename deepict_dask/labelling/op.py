@@ -1,0 +1,146 @@
+"""The two passes of labelling, declared for the engine.
+
+Pass 1, `LabelReduction`: label each chunk and merge the chunks' nodes up the tree. Pass 2,
+`RelabelOp`: label each chunk again, look up what became of each label, write the segmentation or
+the label map. Labels of pass 1 are not stored: labelling a chunk is cheaper than reading it back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..backend import to_host
+from ..core.ops import ChunkOp, TreeReduction
+from .measure import first_voxels, label_box, measure_components
+from .merge import KeepRule, LabelNode, Renames, combine_nodes, rename
+from .select import SelectSettings, select_voxels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..core.geometry import Block, Vec
+    from ..core.tables import ClusterRows
+
+__all__ = ["ClusterNames", "LabelReduction", "RelabelOp", "SelectSettings"]
+
+Array = np.ndarray[Any, Any]
+
+_LABEL_BYTES_PER_VOXEL = 60
+"""Peak of labelling and measuring a chunk in which every voxel is chosen (measured: 49-56)."""
+
+
+@dataclass(frozen=True)
+class LabelReduction(TreeReduction[LabelNode, LabelNode]):
+    """Label, measure, merge: a volume to its cluster rows.
+
+    Sources are the score map and, optionally, a region mask of the same shape.
+
+    Examples
+    --------
+    >>> from deepict_dask.core.geometry import Grid
+    >>> reduction = LabelReduction((1, 1, 4), SelectSettings(threshold=0.5), connectivity=6)
+    >>> left, right = Grid((1, 1, 4), (1, 1, 2))
+    >>> score = np.array([[[0, 1, 1, 0]]], dtype="float32")
+    >>> nodes = [reduction.measure(b, score[b.read.slices]) for b in (left, right)]
+    >>> reduction.finalize(reduction.combine(*nodes)).kept["n_voxels"].tolist()
+    [2]
+    """
+
+    shape: Vec
+    select: SelectSettings
+    connectivity: int = 26
+    rule: KeepRule = field(default_factory=KeepRule)
+    name: str = "label"
+
+    def measure(self, block: Block, *windows: Any) -> LabelNode:
+        """Return the node of one chunk."""
+        score, region = windows[0], windows[1] if len(windows) > 1 else None
+        chosen = select_voxels(score, region, block.write, self.shape, self.select)
+        labels, n = label_box(chosen, self.connectivity)
+        host_region = None if region is None else to_host(region)
+        rows = measure_components(
+            labels, n, to_host(score), host_region, box=block.write, shape=self.shape
+        )
+        return LabelNode.of_labels(labels, rows, block.write, self.shape, self.rule)
+
+    def combine(self, left: LabelNode, right: LabelNode) -> LabelNode:
+        """Merge two neighbouring nodes, given in either order."""
+        if right.box < left.box:
+            left, right = right, left
+        return combine_nodes(left, right, connectivity=self.connectivity, rule=self.rule)
+
+    def finalize(self, partial: LabelNode) -> LabelNode:
+        """Return the root: all clusters are finished."""
+        return partial
+
+    def bytes_needed(self, window_shape: Vec) -> int:
+        """Return the peak bytes of labelling one chunk."""
+        return _LABEL_BYTES_PER_VOXEL * int(np.prod(window_shape))
+
+
+class ClusterNames(Protocol):
+    """Finds what became of the labels of a chunk; picklable."""
+
+    def renames_above(self, block: Block) -> Sequence[Renames]:
+        """Return the renames of the nodes above a chunk, from its parent to the root."""
+        ...
+
+    def kept_names(self) -> Array:
+        """Return the sorted names (first voxels) of the clusters that are kept, int64."""
+        ...
+
+
+@dataclass(frozen=True)
+class RelabelOp(ChunkOp):
+    """Write the clusters that were kept: as a segmentation (0/1) or as a label map (1..n)."""
+
+    shape: Vec
+    select: SelectSettings
+    names: ClusterNames
+    connectivity: int = 26
+    as_label_map: bool = False
+    name: str = "segmentation"
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        """int64 for a label map, uint8 for a segmentation."""
+        return "int64" if self.as_label_map else "uint8"
+
+    def apply(self, block: Block, *windows: Any) -> Array:
+        """Return the kept voxels of one chunk."""
+        score, region = windows[0], windows[1] if len(windows) > 1 else None
+        chosen = select_voxels(score, region, block.write, self.shape, self.select)
+        labels, n = label_box(chosen, self.connectivity)
+        names = first_voxels(labels, n, block.write, self.shape)
+        for pairs in self.names.renames_above(block):
+            names = rename(names, pairs)
+        numbers = np.concatenate([[0], final_labels(names, self.names.kept_names())])
+        if not self.as_label_map:
+            numbers = numbers > 0
+        return numbers.astype(self.dtype)[labels]
+
+    def bytes_needed(self, window_shape: Vec) -> int:
+        """Return the peak bytes of labelling one chunk again."""
+        return _LABEL_BYTES_PER_VOXEL * int(np.prod(window_shape))
+
+
+def final_labels(names: Array, kept_names: Array) -> Array:
+    """Return the number of each name among the kept ones: 1-based, 0 where it was not kept.
+
+    Examples
+    --------
+    >>> final_labels(np.array([7, 3, 4]), np.array([3, 7])).tolist()
+    [2, 1, 0]
+    """
+    if len(kept_names) == 0:
+        return np.zeros(len(names), np.int64)
+    at = np.minimum(np.searchsorted(kept_names, names), len(kept_names) - 1)
+    return np.where(kept_names[at] == names, at + 1, 0)
+
+
+def sorted_rows(rows: ClusterRows) -> ClusterRows:
+    """Return rows in raster order of their first voxels: the order of the final labels."""
+    return rows[np.argsort(rows["first_voxel"])]

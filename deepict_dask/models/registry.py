@@ -1,0 +1,128 @@
+"""Where models are found, and how a worker process loads each of them once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..core.errors import DeviceError, ModelFileError
+from .checkpoint import load_checkpoint
+from .inference import InferenceUNet3D
+
+if TYPE_CHECKING:
+    from .checkpoint import LoadedModel
+
+__all__ = ["bundled_models", "inference_network", "loaded_model", "resolve_model"]
+
+BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+MODELS_KEPT = 4
+"""Models a process keeps; a pipeline uses one to three."""
+
+
+@dataclass(frozen=True)
+class _FileState:
+    """Tells a file from a later one at the same path."""
+
+    path: str
+    mtime_ns: int
+    n_bytes: int
+
+
+def loaded_model(path: str | os.PathLike[str], device: str = "cpu") -> LoadedModel:
+    """Return a model, loaded at most once per process while its file does not change.
+
+    Parameters
+    ----------
+    path
+        A model file.
+    device
+        "cpu", "cuda" or "cuda:N".
+
+    Raises
+    ------
+    ModelFileError
+        The file is absent or no model.
+    DeviceError
+        The device is not there.
+    """
+    return _load(_state(path), device)
+
+
+def inference_network(path: str | os.PathLike[str], device: str = "cpu") -> InferenceUNet3D:
+    """Return a model's network, arranged for prediction; cached as `loaded_model`."""
+    return _arrange(_state(path), device)
+
+
+def bundled_models() -> dict[str, Path]:
+    """Return the models that come with the package, by name.
+
+    Examples
+    --------
+    >>> all(path.suffix == ".safetensors" for path in bundled_models().values())
+    True
+    """
+    return {path.stem: path for path in sorted(BUNDLED_FOLDER.glob("*.safetensors"))}
+
+
+def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
+    """Return the file of a model given by path or by the name of a bundled one.
+
+    A file wins over a bundled model of the same name.
+
+    Raises
+    ------
+    ModelFileError
+        Neither a file nor a bundled model.
+
+    Examples
+    --------
+    >>> resolve_model(__file__).name
+    'registry.py'
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path.resolve()
+    bundled = bundled_models()
+    if str(name_or_path) in bundled:
+        return bundled[str(name_or_path)]
+    raise ModelFileError(
+        f"{name_or_path}: no such model file; bundled models: {', '.join(bundled) or 'none'}"
+    )
+
+
+def _state(path: str | os.PathLike[str]) -> _FileState:
+    try:
+        stat = Path(path).stat()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot read the model file: {error.strerror}") from error
+    return _FileState(os.path.realpath(path), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=MODELS_KEPT)
+def _load(state: _FileState, device: str) -> LoadedModel:
+    model = load_checkpoint(state.path)
+    _check_device(device)
+    model.network.to(device)
+    return model
+
+
+@lru_cache(maxsize=MODELS_KEPT)
+def _arrange(state: _FileState, device: str) -> InferenceUNet3D:
+    return InferenceUNet3D(_load(state, device).network)
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that is not there."""
+    kind = device.split(":")[0]
+    if kind not in {"cpu", "cuda"}:
+        raise DeviceError(f"device {device!r}: expected cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"device {device!r}: PyTorch {torch.__version__} finds no CUDA GPU; "
+            "use --device cpu, or install PyTorch for CUDA"
+        )

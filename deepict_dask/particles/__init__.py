@@ -1,0 +1,5 @@
+"""From clusters to particle lists."""
+
+from .tables import cluster_table, picks_table
+
+__all__ = ["cluster_table", "picks_table"]

@@ -1,0 +1,326 @@
+"""Apply a network to a volume of any size, window by window, exactly.
+
+What is the exact result? The whole volume is normalised, padded at its far end to a multiple of
+2**depth (by reflection, or by repeating the last voxel where an axis is too short to reflect), and
+the network is applied to it once. Windows give the same numbers to 1e-5, because
+
+1. a window holds every voxel that its write box depends on: the halo is derived from the network;
+2. windows start on multiples of 2**depth, so that poolings group the same voxels;
+3. only at the volume's own far end is a window padded, with the voxels the whole would get there.
+
+How large a window? Every window computes its halo again, so larger is better until memory ends.
+`choose_window` takes the one that needs the fewest network voxels within the budget.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..core.errors import BudgetError, ModelFileError, VoxelValueError
+from ..core.geometry import Grid, as_vec, ceil_to
+from ..core.ops import ChunkOp
+from ..models.inference import InferenceUNet3D
+from ..models.registry import inference_network, loaded_model
+from ..models.unet3d import UNet3D, UNet3DSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..core.geometry import Block, Vec
+
+__all__ = [
+    "SegmentOp",
+    "choose_window",
+    "network_bytes",
+    "normalise",
+    "pad_far_end",
+    "predict_window",
+]
+
+Array = np.ndarray[Any, Any]
+
+FIXED_BYTES = 250 << 20
+"""Resident bytes after torch, a small model and one small window (measured: 225-249 MiB)."""
+
+
+def normalise(volume: Array, mean: float, std: float) -> Array:
+    """Return ``(volume - mean) / std`` in float32.
+
+    Parameters
+    ----------
+    volume
+        zyx, any real type; not changed.
+    mean, std
+        Of the whole tomogram; rounded to float32 first, so that their last digits do not matter.
+
+    Raises
+    ------
+    VoxelValueError
+        ``std`` is zero or not finite.
+
+    Examples
+    --------
+    >>> normalise(np.array([[[1, 3]]], dtype="int16"), mean=2.0, std=2.0).tolist()
+    [[[-0.5, 0.5]]]
+    """
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise VoxelValueError(
+            f"tomogram: expected a finite mean and a standard deviation above 0, found mean {mean} "
+            f"and standard deviation {std}; a constant volume cannot be segmented"
+        )
+    normalised = np.subtract(volume, np.float32(mean), dtype=np.float32)
+    normalised /= np.float32(std)
+    return normalised
+
+
+def pad_far_end(window: Array, align: int) -> Array:
+    """Return a window whose axes are multiples of ``align``; itself where they already are.
+
+    Parameters
+    ----------
+    window
+        zyx. New voxels at the far ends mirror the last ones (without repeating the last); an axis
+        too short for that repeats its last voxel.
+    align
+        2**depth of the network.
+
+    Examples
+    --------
+    >>> pad_far_end(np.array([[[1, 2, 3, 4, 5, 6]]]), 4)[0, 0].tolist()
+    [1, 2, 3, 4, 5, 6, 5, 4]
+    >>> pad_far_end(np.array([[[1, 2]]]), 4)[3, 3].tolist()
+    [1, 2, 2, 2]
+    """
+    shape = as_vec(window.shape)
+    full = as_vec([ceil_to(n, align) for n in shape])
+    if full == shape:
+        return window
+    padded = np.empty(full, dtype=window.dtype)
+    padded[tuple(slice(n) for n in shape)] = window
+    for axis, (n, to) in enumerate(zip(shape, full, strict=True)):
+        # what a plane copies from an axis not yet padded is overwritten when its turn comes
+        planes = np.moveaxis(padded, axis, 0)
+        for i in range(to - n):
+            planes[n + i] = planes[n - 2 - i if to - n < n else n - 1]
+    return padded
+
+
+def predict_window(network: UNet3D | InferenceUNet3D, window: Array) -> Array:
+    """Return the scores of one normalised window.
+
+    The number of threads is left to the caller (a worker process has one).
+
+    Parameters
+    ----------
+    network
+        In eval mode. Pass an `InferenceUNet3D` where many windows follow.
+    window
+        float32 zyx, normalised, of any shape.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 czyx scores, 0..1, of the window's shape.
+
+    Examples
+    --------
+    >>> network = UNet3D(UNet3DSettings(depth=1, initial_features=2, n_classes=3)).eval()
+    >>> predict_window(network, np.zeros((5, 6, 7), dtype="float32")).shape
+    (3, 5, 6, 7)
+    """
+    arranged = InferenceUNet3D(network) if isinstance(network, UNet3D) else network
+    z, y, x = window.shape
+    padded = pad_far_end(window, arranged.settings.align)
+    on_device = torch.from_numpy(np.ascontiguousarray(padded)).to(arranged.device)
+    scores: Array = arranged.scores(on_device).cpu().numpy()
+    return scores[:, :z, :y, :x]
+
+
+def network_bytes(settings: UNet3DSettings, window_shape: Vec) -> int:
+    """Return an upper bound of the bytes that predicting one window allocates at its peak.
+
+    The outermost level decides. Counted in arrays of F float32 features per voxel of the padded
+    window: kept and upsampled features (2), a convolution's result (1), the pooling's indices and
+    result (3/8). Measured in fresh processes, as the growth of the peak resident size over that
+    after a 32^3 window: 3.1 to 3.4 for windows of 208^3, up to 4.6 below, where the C library's
+    heap is left with holes.
+
+    Examples
+    --------
+    >>> network_bytes(UNet3DSettings(depth=2, initial_features=4), (64, 64, 64)) // 10**6
+    20
+    """
+    n = math.prod(ceil_to(size, settings.align) for size in window_shape)
+    features = settings.initial_features
+    return 4 * n * (46 * features // 10 + 1 + settings.n_classes)
+
+
+@dataclass(frozen=True)
+class SegmentOp(ChunkOp):
+    """A network's scores of a tomogram.
+
+    The one source is the tomogram. The result is float32: zyx for one class, czyx for all.
+
+    Examples
+    --------
+    >>> op = SegmentOp("ribosome.safetensors", mean=0.0, std=1.0, class_index=0)
+    >>> op.name, op.dtype
+    ('segment', 'float32')
+    """
+
+    model_path: str
+    mean: float
+    """Of the whole tomogram."""
+    std: float
+    """Of the whole tomogram."""
+    class_index: int | None = None
+    """Channel to return; all of them for None."""
+    device: str = "cpu"
+    """"cpu", "cuda" or "cuda:N"; must be there."""
+    name: str = "segment"
+    dtype: str = "float32"
+
+    @property
+    def settings(self) -> UNet3DSettings:
+        """The network's architecture; loads the model on first use."""
+        return loaded_model(self.model_path).settings
+
+    @property
+    def halo(self) -> Vec:
+        """Voxels a window needs on every side, derived from the network."""
+        return as_vec(self.settings.halo)
+
+    @property
+    def align(self) -> int:
+        """Windows start on multiples of this."""
+        return self.settings.align
+
+    def apply(self, block: Block, *windows: Any) -> Array:
+        """Return the scores over ``block.read``."""
+        del block  # the numbers do not depend on the place
+        network = inference_network(self.model_path, self.device)
+        scores = predict_window(network, normalise(windows[0], self.mean, self.std))
+        return chosen_class(scores, self.class_index)
+
+    def bytes_needed(self, window_shape: Vec) -> int:
+        """Return the peak bytes of one window: as read, normalised (and padded), and the network's.
+
+        Measured in fresh processes for depth 2 with 4 and 16 features, depth 3 with 8, and windows
+        of 96^3 to 208^3: an upper bound, at most 1.5 times the peak.
+        """
+        n = math.prod(ceil_to(size, self.align) for size in window_shape)
+        return 2 * 4 * n + network_bytes(self.settings, window_shape)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Resident bytes of a process before its first window: torch, and this model's weights."""
+        shapes = UNet3D.state_shapes(self.settings).values()
+        # as loaded, and arranged for prediction with up to four times as many numbers
+        return FIXED_BYTES + 5 * 4 * sum(math.prod(shape) for shape in shapes)
+
+
+def chosen_class(scores: Array, class_index: int | None) -> Array:
+    """Return one class (zyx) of a czyx array, or all of them.
+
+    Raises
+    ------
+    ModelFileError
+        There is no such class.
+    """
+    if class_index is None:
+        return scores
+    if not 0 <= class_index < len(scores):
+        raise ModelFileError(
+            f"class {class_index}: the model has {len(scores)} classes, counted from 0"
+        )
+    return scores[class_index]
+
+
+def choose_window(
+    shape: Vec, chunk_shape: Vec, op: SegmentOp, budget_bytes: int, *, n_workers: int = 1
+) -> Grid:
+    """Return the grid that needs the least work within a budget.
+
+    Parameters
+    ----------
+    shape
+        Voxels of the volume, zyx.
+    chunk_shape
+        Chunk (or shard) of the output's store; blocks write whole ones.
+    op
+        What will be computed.
+    budget_bytes
+        Bytes one task may hold.
+    n_workers
+        Blocks are counted in rounds of this many, so that no worker idles while another holds the
+        whole volume.
+
+    Returns
+    -------
+    Grid
+        With windows of one shape.
+
+    Raises
+    ------
+    BudgetError
+        Not even one chunk fits.
+    """
+    best: Grid | None = None
+    best_cost: tuple[int, int] | None = None
+    for write_shape in _candidates(shape, chunk_shape):
+        grid = Grid(shape, write_shape, op.halo, op.align, one_shape=True)
+        window = math.prod(grid.window_shape)
+        cost = (-(-grid.n_blocks // n_workers) * window, grid.n_blocks)
+        cheaper = best_cost is None or cost < best_cost
+        if cheaper and op.bytes_needed(grid.window_shape) <= budget_bytes:
+            best, best_cost = grid, cost
+    if best is None:
+        raise _does_not_fit(shape, chunk_shape, op, budget_bytes)
+    return best
+
+
+def _candidates(shape: Vec, chunk_shape: Vec) -> Iterator[Vec]:
+    """Yield write shapes of whole chunks: per axis, the smallest for each number of blocks."""
+    axes = []
+    for size, chunk in zip(shape, chunk_shape, strict=True):
+        n_chunks = -(-size // chunk)
+        per_block = {-(-n_chunks // n_blocks) for n_blocks in range(1, n_chunks + 1)}
+        axes.append([n * chunk for n in sorted(per_block)])
+    for write_shape in itertools.product(*axes):
+        yield as_vec(write_shape)
+
+
+def _does_not_fit(shape: Vec, chunk_shape: Vec, op: SegmentOp, budget_bytes: int) -> BudgetError:
+    """Say what one chunk needs, and which chunks or budget would do."""
+
+    def needed(chunk: Vec) -> tuple[Vec, int]:
+        grid = Grid(shape, chunk, op.halo, op.align, one_shape=True)
+        return grid.window_shape, op.bytes_needed(grid.window_shape)
+
+    window, n_bytes = needed(chunk_shape)
+    smaller = chunk_shape
+    while max(smaller) > op.align and needed(smaller)[1] > budget_bytes:
+        smaller = as_vec([max(op.align, ceil_to(-(-c // 2), op.align)) for c in smaller])
+    least = needed(smaller)[1]
+    advice = f"chunks of {_times(smaller)} would need {_words(least)}"
+    if least > budget_bytes:
+        advice = f"even {advice}, so give each worker more with --memory"
+    classes = f"{op.settings.n_classes} class" + ("es" if op.settings.n_classes > 1 else "")
+    return BudgetError(
+        f"{op.name} needs {_words(n_bytes)} per task (window {_times(window)}, {classes}, float32) "
+        f"but the budget is {_words(budget_bytes)}; {advice}"
+    )
+
+
+def _times(shape: Vec) -> str:
+    return "x".join(map(str, shape))
+
+
+def _words(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"

@@ -1,0 +1,120 @@
+"""What may be asked of a synthetic cell, and the numbers of its label volume."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..core.errors import ConfigError
+
+__all__ = ["DISTRACTOR_NAMES", "LABELS", "PARTICLE_NAMES", "CellSettings"]
+
+PARTICLE_NAMES = ("ribosome", "fas")
+"""The particles to be found."""
+DISTRACTOR_NAMES = ("ball", "disc", "rod", "tetrahedron")
+"""Particles of like size and mass that should not be taken for ribosomes or FAS."""
+LABELS = {
+    "background": 0,
+    "ribosome": 1,
+    "fas": 2,
+    "membrane": 3,
+    "organelle": 4,
+    "ball": 5,
+    "disc": 6,
+    "rod": 7,
+    "tetrahedron": 8,
+}
+"""Value of each class in the label volume; the cytosol's free voxels are background."""
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """All that a synthetic cell depends on.
+
+    Raises
+    ------
+    ConfigError
+        If a number is out of its range.
+
+    Examples
+    --------
+    >>> settings = CellSettings(shape=(64, 96, 96), n_ribosomes=10)
+    >>> settings.counts["ribosome"], settings.counts["rod"], settings.max_tilt_degrees
+    (10, 90, 60.0)
+    """
+
+    shape: tuple[int, int, int] = (128, 256, 256)
+    """Voxels on z (the beam), y (the tilt axis), x."""
+    voxel_spacing_angstrom: float = 13.48
+    """Edge of a voxel in Å; particles have their size in nm, whatever the spacing."""
+    n_ribosomes: int = 140
+    n_fas: int = 60
+    n_distractors_each: int = 90
+    """How many of each of the four distractors: their density is near that of the ribosomes."""
+    n_vesicles: int = 4
+    signal_to_noise: float = 0.006
+    """Variance of the signal over variance of the noise, both in the cytosol's voxels and both as
+    they are added in the tomogram, that is, after contrast transfer, wedge and noise colour.
+    Infinity gives the signal alone."""
+    missing_wedge_degrees: float = 60.0
+    """Opening of the missing wedge round the beam; 60 is a tilt series from -60 to 60 degrees."""
+    defocus_um: float = 2.5
+    """Underfocus in µm."""
+    voltage_kv: float = 300.0
+    spherical_aberration_mm: float = 2.7
+    phase_shift_degrees: float = 90.0
+    """Of a phase plate; 90 gives full contrast to low frequencies, 0 is no plate."""
+    amplitude_contrast: float = 0.1
+    """Part of the contrast that does not depend on defocus, 0 to 1."""
+    b_factor_angstrom2: float = 1000.0
+    """Fall of the signal with frequency k: exp(-b_factor / 4 * k**2)."""
+    noise_correlation_angstrom: float = 15.0
+    """Noise power falls as 1 / (1 + (k * length)**2); 0 is white noise."""
+    seed: int = 2023
+
+    def __post_init__(self) -> None:
+        self._check_counts()
+        self._check_ranges()
+
+    def _check_counts(self) -> None:
+        if len(self.shape) != 3 or min(self.shape) < 32:
+            raise ConfigError(
+                f"synthetic cell: shape must be three sizes of at least 32 voxels, found "
+                f"{self.shape}; give a larger one"
+            )
+        for name in ("n_ribosomes", "n_fas", "n_distractors_each", "n_vesicles", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"synthetic cell: {name} must not be negative, found {getattr(self, name)}"
+                )
+
+    def _check_ranges(self) -> None:
+        limits = {
+            "voxel_spacing_angstrom": (1.0, 50.0),
+            "signal_to_noise": (1e-6, math.inf),
+            "missing_wedge_degrees": (0.0, 170.0),
+            "defocus_um": (0.0, 20.0),
+            "voltage_kv": (10.0, 1000.0),
+            "spherical_aberration_mm": (0.0, 10.0),
+            "phase_shift_degrees": (0.0, 180.0),
+            "amplitude_contrast": (0.0, 1.0),
+            "b_factor_angstrom2": (0.0, 1e6),
+            "noise_correlation_angstrom": (0.0, 1e4),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(
+                    f"synthetic cell: {name} must be from {low:g} to {high:g}, found {value}"
+                )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many particles of each class, distractors included."""
+        wanted = {"ribosome": self.n_ribosomes, "fas": self.n_fas}
+        return wanted | dict.fromkeys(DISTRACTOR_NAMES, self.n_distractors_each)
+
+    @property
+    def max_tilt_degrees(self) -> float:
+        """Largest tilt of the series that leaves this wedge."""
+        return 90.0 - self.missing_wedge_degrees / 2

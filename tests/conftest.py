@@ -1,0 +1,65 @@
+"""Fixtures shared by all tests: golden data, real files, running workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+settings.register_profile(
+    "local",
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("nightly", parent=settings.get_profile("local"), max_examples=500)
+settings.load_profile("local")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Outputs of the reference programs."""
+    if not (SHARED / "golden").is_dir():
+        pytest.skip("../shared/golden is absent")
+    return SHARED / "golden"
+
+
+@pytest.fixture(scope="session")
+def real_files() -> Path:
+    """Awkward files that users sent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("../shared/data is absent")
+    return SHARED / "data"
+
+
+def _threads(n):
+    from deepict_dask.engine import ClusterSettings, connect
+
+    return connect(ClusterSettings(kind="threads", workers=n, memory="4GiB"))
+
+
+@pytest.fixture(scope="session")
+def one_worker():
+    with _threads(1) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="session")
+def two_workers():
+    with _threads(2) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="session")
+def three_workers():
+    with _threads(3) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="session")
+def any_workers(one_worker, two_workers, three_workers):
+    """Clusters of 1, 2 and 3 workers, by their number."""
+    return {1: one_worker, 2: two_workers, 3: three_workers}
