@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError, ModelFileError
+from ..core.geometry import Grid
 from ..engine import check_budget, fingerprint, map_chunks, request_key, task_budget_bytes
+from ..engine.spectral import run_whole
 from ..io.volumes import open_volume
 from .session import measure_statistics
 from .volume_output import volume_output
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..config import SegmentSettings
-    from ..core.geometry import Grid
     from ..core.volume import VolumeHeader, VolumeReader
     from .session import Session
 
@@ -25,6 +26,7 @@ __all__ = ["segment_volume"]
 log = logging.getLogger("deepict_dask")
 
 _SPACING_TOLERANCE = 0.05
+_SLAB_VOXELS = 1 << 23
 COMPAT_CHUNKS = (120, 120, 120)
 """Chunks of a published-style score map: whole inner cubes of 40 voxels."""
 
@@ -140,6 +142,16 @@ def check_spacing(header: VolumeHeader, trained_at: float | None, model: str) ->
         )  # fmt: skip
 
 
+def _published_mean(reader: VolumeReader) -> float:
+    """Read a volume slab by slab and return the mean DeePiCt finds: the body of a task."""
+    from ..segmentation.deepict_mean import buffered_mean
+
+    shape = reader.header.shape
+    depth = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
+    slabs = Grid(shape, (min(depth, shape[0]), shape[1], shape[2]))
+    return buffered_mean(reader.read(block.read) for block in slabs)
+
+
 def plan_segment(
     session: Session,
     reader: VolumeReader,
@@ -161,6 +173,8 @@ def plan_segment(
         op = SegmentOp(model_path, mean, std, chosen, session.device)
         budget = task_budget_bytes(session.workers.memory_bytes, torch=True)
         return op, choose_window(shape, session.chunks, op, budget), [reader]
+    if reader.header.dtype == "float32":
+        mean = run_whole(session.workers, "mean", reader.path, _published_mean, reader)
     mask_shape = None if region is None else region.header.shape
     compat = CompatSegmentOp(
         model_path, mean, std, shape, mask_shape, chosen, device=session.device

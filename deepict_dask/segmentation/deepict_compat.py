@@ -41,13 +41,12 @@ __all__ = [
     "CompatTiling",
     "FittedReader",
     "compat_grid",
-    "deepict_statistics",
     "reflected",
 ]
 
 Array = np.ndarray[Any, Any]
 
-NEVER_PREDICTED = np.float32(1) / (np.float32(1) + np.exp(np.float32(10)))
+NEVER_PREDICTED = np.float32(4.5397872e-05)
 """DeePiCt fills its volume with the logit -10 before the sigmoid."""
 
 
@@ -64,19 +63,6 @@ def reflected(start: int, stop: int, size: int) -> Array:
     period = 2 * (size - 1)
     positions = np.arange(start, stop) % period
     return np.where(positions < size, positions, period - positions)
-
-
-def deepict_statistics(volume: Array) -> tuple[float, float]:
-    """Return mean and standard deviation as DeePiCt computes them: in the volume's own type.
-
-    For float32 NumPy adds in float32, so the last digits depend on its summation order.
-
-    Examples
-    --------
-    >>> deepict_statistics(np.array([[[1, 3]]], dtype="float32"))
-    (2.0, 1.0)
-    """
-    return float(np.mean(volume)), float(np.std(volume))
 
 
 @dataclass(frozen=True)
@@ -183,7 +169,7 @@ class CompatSegmentOp(ChunkOp):
 
     model_path: str
     mean: float
-    """Of the whole tomogram, see `deepict_statistics`."""
+    """Of the whole tomogram, see `deepict_statistics.statistics_of`."""
     std: float
     """Of the whole tomogram."""
     shape: Vec
