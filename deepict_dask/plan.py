@@ -7,19 +7,19 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from .core.geometry import Grid, as_vec
-from .engine import ClusterSettings, task_budget_bytes
+from .engine import ClusterSettings, check_budget, task_budget_bytes
 from .engine.budget import format_bytes
 from .engine.cluster import plan_workers
-from .equalization.deepict_compat import compat_bytes
 from .io.dataset import TomogramEntry, list_tomograms
 from .io.volumes import open_volume
+from .jobs.equalize import plan_equalize
 from .labelling import LabelReduction, SelectSettings
 from .models.checkpoint import model_info
 from .models.registry import resolve_model
 from .pipeline import check_config, pick_folder_of, score_map_of
 
 if TYPE_CHECKING:
-    from .config import RunConfig
+    from .config import RunConfig, SegmentSettings
     from .core.geometry import Vec
 
 __all__ = ["plan_run", "remove_results"]
@@ -54,24 +54,28 @@ def plan_run(
     n, each = plan_workers(ClusterSettings(workers=workers, memory=memory))
     lines = [f"plan: {len(entries)} tomograms on {n} workers of {format_bytes(each)}"]
     for entry in entries:
-        lines += _plan_one(config, entry, each)
+        lines += _plan_one(config, entry, n, each)
     return lines
 
 
-def _plan_one(config: RunConfig, entry: TomogramEntry, worker_bytes: int) -> list[str]:
+def _plan_one(
+    config: RunConfig, entry: TomogramEntry, n_workers: int, worker_bytes: int
+) -> list[str]:
     """Plan the stages of one tomogram."""
     with tempfile.TemporaryDirectory(prefix="deepict-dask-") as scratch:
-        header = open_volume(
+        reader = open_volume(
             entry.path, scratch=scratch, voxel_spacing_angstrom=config.voxel_spacing_angstrom
-        ).header
+        )
+    header = reader.header
     shape, map_bytes = header.shape, 4 * header.n_voxels
     lines = [f"{entry.name}: {shape} voxels (zyx) of {header.voxel_spacing_angstrom:.4g} Å"]
     if config.equalize is not None:
-        needed = compat_bytes(shape) if config.equalize.compat else 13 * header.n_voxels
+        needed = plan_equalize(config.equalize, reader).bytes_needed(shape)
+        check_budget("equalize", needed, worker_bytes)
         lines.append(_line("equalized.zarr", 1, 1, needed, map_bytes))
     chunks = as_vec([min(c, s) for c, s in zip(config.chunks, shape, strict=True)])
     lines += [
-        _plan_segment(segment.model, score_map_of(segment), config, shape, worker_bytes)
+        _plan_segment(segment, config.chunks, shape, n_workers, worker_bytes)
         for segment in config.segment
     ]
     for i, pick in enumerate(config.pick):
@@ -82,18 +86,21 @@ def _plan_one(config: RunConfig, entry: TomogramEntry, worker_bytes: int) -> lis
     return lines
 
 
-def _plan_segment(model: str, name: str, config: RunConfig, shape: Vec, worker_bytes: int) -> str:
+def _plan_segment(
+    segment: SegmentSettings, chunks: Vec, shape: Vec, n_workers: int, worker_bytes: int
+) -> str:
     """Plan one model."""
     from .segmentation.windows import SegmentOp, choose_window
 
-    path = resolve_model(model)
+    path = resolve_model(segment.model)
     op = SegmentOp(str(path), 0.0, 1.0)
     budget = task_budget_bytes(worker_bytes, torch=True)
-    grid = choose_window(shape, config.chunks, op, budget)
+    grid = choose_window(shape, chunks, op, budget, n_workers=n_workers)
     n_classes = len(model_info(path).class_names)
     disk = 4 * n_classes * shape[0] * shape[1] * shape[2]
     window = " x ".join(map(str, grid.window_shape))
     needed = op.bytes_needed(grid.window_shape)
+    name = score_map_of(segment)
     return _line(name, grid.n_blocks, grid.n_blocks, needed, disk) + f", windows of {window}"
 
 

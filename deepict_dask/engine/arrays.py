@@ -8,10 +8,10 @@ marked in the ledger after its data are written.
 from __future__ import annotations
 
 import errno
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import DeepictError, ShapeMismatchError, WorkFailedError
+from ..core.errors import DeepictError, ShapeMismatchError, VoxelValueError, WorkFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +22,25 @@ if TYPE_CHECKING:
     from .cluster import Workers
     from .ledger import Ledger
 
-__all__ = ["explain", "map_chunks", "run_each"]
+__all__ = ["explain", "map_chunks", "naming", "run_each"]
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Add the file to what a kernel says of its voxels: kernels know arrays, not files.
+
+    Examples
+    --------
+    >>> with naming("a.mrc"):
+    ...     raise VoxelValueError("expected numbers, found NaN")
+    Traceback (most recent call last):
+    ...
+    deepict_dask.core.errors.VoxelValueError: a.mrc: expected numbers, found NaN
+    """
+    try:
+        yield
+    except VoxelValueError as error:
+        raise VoxelValueError(f"{path}: {error}") from None
 
 
 def run_block(
@@ -30,7 +48,9 @@ def run_block(
 ) -> None:
     """Read, compute, crop and write one block: the body of every map task."""
     windows = [source.read(block.read) for source in sources]
-    sink.write(block.write, block.crop(op.apply(block, *windows)))
+    with naming(sources[0].path):
+        result = op.apply(block, *windows)
+    sink.write(block.write, block.crop(result))
 
 
 def map_chunks(
@@ -179,6 +199,9 @@ def explain(error: BaseException, what: str, where: str) -> DeepictError:
         hint = "the connection to the workers was lost; start them and run again to continue"
     elif isinstance(error, MemoryError):
         hint = "out of memory; use smaller --chunks or more --memory, then run again"
+    elif isinstance(error, OSError) and error.strerror:
+        place = f" ({error.filename})" if error.filename and str(error.filename) != where else ""
+        hint = f"{error.strerror}{place}; check the path and the disk, then run again to continue"
     else:
         hint = f"{type(error).__name__}: {error}; finished blocks are kept, run again to continue"
     return WorkFailedError(f"{where}: {what} failed: {hint}")

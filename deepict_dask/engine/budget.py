@@ -23,8 +23,8 @@ BASELINE_TORCH_BYTES = 480 << 20
 """The same after torch is imported and a small model loaded."""
 _MARGIN = 0.85
 
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "pb": 10**15}
+_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "pib": 1 << 50}
 
 
 def parse_bytes(text: str) -> int:
@@ -40,9 +40,9 @@ def parse_bytes(text: str) -> int:
     unit = compact[len(number) :] or "b"
     try:
         return int(float(number) * _UNITS[unit])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise BudgetError(
-            f"memory: expected a size such as 4GiB or 800MB, found {text!r}"
+            f"--memory: expected a size such as 4GiB or 800MB, found {text!r}"
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,8 +90,10 @@ def connect(settings: ClusterSettings | None = None) -> Iterator[Workers]:
     3
     """
     import dask
+    import distributed  # noqa: F401 - its own settings must be there before ours are laid over them
 
     settings = settings or ClusterSettings()
+    _quieten()
     with dask.config.set(_DASK_CONFIG):
         if settings.kind in ("local", "threads"):
             with _local(settings) as workers:
@@ -102,6 +105,13 @@ def connect(settings: ClusterSettings | None = None) -> Iterator[Workers]:
             raise ClusterError(
                 f"--cluster: expected local or tcp://HOST:PORT, found {settings.kind!r}"
             )
+
+
+def _quieten() -> None:
+    """Keep Dask's own news out of a biologist's terminal; errors still show."""
+    for name in [*logging.root.manager.loggerDict]:
+        if name.startswith("distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def plan_workers(settings: ClusterSettings) -> tuple[int, int]:
@@ -141,17 +151,21 @@ def _local(settings: ClusterSettings) -> Iterator[Workers]:
     n, each = plan_workers(settings)
     threads = settings.kind == "threads"
     options: dict[str, Any] = {} if threads else {"env": _SINGLE_THREADED}
-    with (
-        LocalCluster(
+    try:
+        started = LocalCluster(
             n_workers=n,
             threads_per_worker=1,
             processes=not threads,
             memory_limit=0 if threads else each,
             dashboard_address=":0",
             **options,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+        )
+    except (RuntimeError, OSError, TimeoutError) as error:
+        raise ClusterError(
+            f"--cluster local: expected {n} workers to start, found: {error}; use fewer --workers, "
+            'and in a script call this below `if __name__ == "__main__":`'
+        ) from error
+    with started as cluster, Client(cluster) as client:
         yield Workers(client, n, each, cluster.scheduler_address)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.geometry import Block, Grid, Vec, as_vec
-from .arrays import _key, explain
+from .arrays import _key, explain, naming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -143,7 +143,9 @@ def measure_leaf(
 ) -> Any:
     """Read and measure one block: the body of a leaf task."""
     windows = [source.read(block.read) for source in sources]
-    return _spilled(node, reduction.measure(block, *windows), spill)
+    with naming(sources[0].path):
+        partial = reduction.measure(block, *windows)
+    return _spilled(node, partial, spill)
 
 
 def combine_children(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core.geometry import Box, Grid
-from .arrays import _key, explain
+from .arrays import _key, explain, naming
 from .budget import check_budget
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ __all__ = ["run_whole", "transform_volume"]
 
 def _transform(op: SpectralOp, source: VolumeReader, sink: VolumeWriter) -> None:
     """Read, transform and write a whole volume: the body of the task."""
-    volume = op.transform(source.read(Box.whole(source.header.shape)))
+    volume = source.read(Box.whole(source.header.shape))
+    with naming(source.path):
+        volume = op.transform(volume)
     for block in Grid(source.header.shape, sink.write_shape):
         sink.write(block.write, volume[block.write.slices])
 

@@ -15,13 +15,20 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..core.errors import LedgerError, OutputExistsError, VolumeFormatError
+from ..core.errors import LedgerError, OutputExistsError, VolumeFormatError, WorkFailedError
 from .ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["StagedOutput", "fingerprint", "remove", "request_key"]
+    from ..core.geometry import Grid
+
+__all__ = ["FOLDER_MARKS", "ZARR_MARKS", "StagedOutput", "fingerprint", "remove", "request_key"]
+
+FOLDER_MARKS = ("run.json",)
+"""Files that tell a finished folder of results from a folder of somebody else."""
+ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+"""Files that tell a Zarr store."""
 
 _SAMPLE_BYTES = 1 << 16
 _N_SAMPLES = 64
@@ -74,7 +81,7 @@ def fingerprint(path: str | Path) -> str:
                 digest.update(file.read_bytes())
         return digest.hexdigest()
     if not path.exists():
-        raise VolumeFormatError(f"{path}: expected a file, found nothing")
+        raise VolumeFormatError(f"{path}: expected a file, found nothing; check the path")
     status = path.stat()
     digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
     with path.open("rb") as opened:
@@ -103,12 +110,16 @@ class StagedOutput:
     key
         Hex digest of the request.
     overwrite
-        Replace a finished output.
+        Replace a finished output of the same kind; never anything else.
+    marks
+        Files of which a finished folder holds one; none where the output is a file.
 
     Raises
     ------
     OutputExistsError
         The output exists and may not be replaced.
+    WorkFailedError
+        The place cannot be written.
     LedgerError
         Another living run is making this output.
 
@@ -122,10 +133,18 @@ class StagedOutput:
     (['picks.csv'], False)
     """
 
-    def __init__(self, path: Path, key: str, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        key: str,
+        *,
+        overwrite: bool = False,
+        marks: tuple[str, ...] = FOLDER_MARKS,
+    ) -> None:
         self.path = Path(path)
         self.key = key
         self.overwrite = overwrite
+        self.marks = marks
         self.resumed = False
         """Whether unfinished work of the same request was found."""
         self._lock = -1
@@ -136,51 +155,93 @@ class StagedOutput:
         """The folder it is made in."""
         return self.path.with_name(self.path.name + ".partial")
 
-    def open_ledger(self, n_blocks: int) -> Ledger:
+    def open_ledger(self, grid: Grid) -> Ledger:
         """Return the marks of finished blocks; from now on unfinished work is worth keeping."""
         self._worth_keeping = True
-        return Ledger(self.partial / ".ledger", self.key, n_blocks)
+        key = request_key({"request": self.key, "grid": repr(grid)})
+        return Ledger(self.partial / ".ledger", key, grid.n_blocks)
 
     def forget_marks(self) -> None:
         """Start afresh: no block is finished."""
         (self.partial / ".ledger").unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
-        if self.path.exists() and not self.overwrite:
-            raise OutputExistsError(
-                f"{self.path}: expected no such output, found one; "
-                "give another name, or --overwrite to replace it"
-            )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._acquire()
-        note = self.partial / ".request"
-        self.resumed = note.is_file() and note.read_text() == self.key
-        if not self.resumed:
-            remove(self.partial)
-            self.partial.mkdir()
-            note.write_text(self.key)
+        self._refuse_existing()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._acquire()
+            self._open_partial()
+        except OSError as error:
+            self._release()
+            raise WorkFailedError(
+                f"{self.path}: expected a place that can be written, found: {error.strerror} "
+                f"({error.filename}); choose another place, or make this one usable"
+            ) from error
         return self
 
     def __exit__(self, *exc: object) -> None:
         if not self._worth_keeping:
             remove(self.partial)
-        os.close(self._lock)
+        self._release()
+
+    def _refuse_existing(self) -> None:
+        """Refuse to replace what is there, unless it is an old output of this kind."""
+        if not self.path.exists():
+            return
+        if not self.overwrite:
+            raise OutputExistsError(
+                f"{self.path}: expected no such output, found one; "
+                "give another name, or --overwrite to replace it"
+            )
+        if not self._is_old_output():
+            raise OutputExistsError(
+                f"{self.path}: expected an earlier output to replace, found something else; "
+                "give another name, or remove it yourself"
+            )
+
+    def _is_old_output(self) -> bool:
+        if not self.path.is_dir():
+            return not self.marks
+        empty = not any(self.path.iterdir())
+        return bool(self.marks) and (empty or any((self.path / m).exists() for m in self.marks))
+
+    def _open_partial(self) -> None:
+        """Continue the unfinished work of the same request, or start afresh."""
+        note = self.partial / ".request"
+        self.resumed = note.is_file() and note.read_text() == self.key
+        # What an earlier run finished outlives a run that fails before it finishes more.
+        self._worth_keeping = self.resumed and (self.partial / ".ledger").exists()
+        if not self.resumed:
+            remove(self.partial)
+            self.partial.mkdir()
+            note.write_text(self.key)
+
+    def _release(self) -> None:
+        """Give up the lock; its file goes first, so that nobody locks a file that is gone."""
+        if self._lock < 0:
+            return
         self._lock_path.unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = -1
 
     @property
     def _lock_path(self) -> Path:
         return self.path.with_name(self.path.name + ".lock")
 
     def _acquire(self) -> None:
-        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.fstat(lock).st_nlink > 0  # another run may have ended in between
         except BlockingIOError:
-            os.close(self._lock)
+            ours = False
+        if not ours:
+            os.close(lock)
             raise LedgerError(
                 f"{self.path}: expected to make this output alone, found another run making it; "
                 "wait for it to end, or give another name"
-            ) from None
+            )
+        self._lock = lock
 
     def commit(self, inner: str | None = None) -> None:
         """Give the finished output its name.
@@ -191,7 +252,7 @@ class StagedOutput:
             Name of the file in the partial folder that is the output; by default the folder is.
         """
         made = self.partial if inner is None else self.partial / inner
-        if self.path.exists():
+        if self.path.is_dir():  # a file is replaced in one step
             aside = self.path.with_name(self.path.name + ".replaced")
             remove(aside)
             os.replace(self.path, aside)

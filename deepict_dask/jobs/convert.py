@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import VoxelValueError
+from ..core.errors import ConfigError, VoxelValueError
 from ..core.geometry import Grid
 from ..core.ops import ChunkOp
 from ..engine import check_budget, fingerprint, map_chunks, request_key
@@ -65,6 +65,31 @@ class CopyOp(ChunkOp):
         return 17 * int(np.prod(window_shape))
 
 
+def voxel_type(name: str) -> str:
+    """Return the NumPy name of a type that voxels can have.
+
+    Raises
+    ------
+    ConfigError
+        It is no type of real numbers.
+
+    Examples
+    --------
+    >>> voxel_type("f4")
+    'float32'
+    """
+    try:
+        found = np.dtype(name)
+    except TypeError:
+        found = np.dtype(object)
+    if found.kind not in "biuf":
+        raise ConfigError(
+            f"--dtype: expected a type of real numbers such as float32, int16 or uint8, "
+            f"found {name!r}"
+        )
+    return found.name
+
+
 def convert_volume(
     session: Session,
     source: Path,
@@ -82,9 +107,12 @@ def convert_volume(
         The source does not say its voxel spacing and none was given.
     OutputExistsError
         The target exists.
+    ConfigError
+        The voxel type is none.
     """
+    wanted = None if dtype is None else voxel_type(dtype)
     request = {
-        "job": "convert", "input": fingerprint(source), "dtype": dtype, "shards": shards,
+        "job": "convert", "input": fingerprint(source), "dtype": wanted, "shards": shards,
         "chunks": session.chunks, "fill": fill_nonfinite,
         "spacing": session.voxel_spacing_angstrom,
     }  # fmt: skip
@@ -94,12 +122,12 @@ def convert_volume(
             voxel_spacing_angstrom=session.voxel_spacing_angstrom,
             scratch=output.scratch,
         )
-        op = CopyOp(dtype or reader.header.dtype, fill_nonfinite)
+        op = CopyOp(wanted or reader.header.dtype, fill_nonfinite)
         sink = output.sink(replace(reader.header, dtype=op.dtype), session.chunks, shards)
         grid = Grid(reader.header.shape, sink.write_shape)
         check_budget("convert", op.bytes_needed(grid.window_shape), session.workers.memory_bytes)
         with (
-            output.ledger(grid.n_blocks) as ledger,
+            output.ledger(grid) as ledger,
             session.progress.stage(op.name, grid.n_blocks, ledger.n_resumed) as advance,
         ):
             map_chunks(session.workers, op, [reader], sink, grid, ledger=ledger, on_done=advance)

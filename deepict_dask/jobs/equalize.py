@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import OutputExistsError
 from ..core.geometry import Box
 from ..engine import check_budget, fingerprint, request_key, transform_volume
+from ..engine.arrays import naming
 from ..engine.spectral import run_whole
 from ..equalization import EqualizeOp, radial_spectrum
 from ..equalization.spectrum import spectrum_bytes
@@ -30,7 +31,8 @@ __all__ = ["equalize_volume", "measure_spectrum", "plan_equalize"]
 def _spectrum_of(reader: VolumeReader, spacing: float | None, compat: bool) -> Spectrum:  # noqa: FBT001 - the body of a task
     """Read a whole volume and measure its spectrum: the body of the task."""
     volume = reader.read(Box.whole(reader.header.shape))
-    return radial_spectrum(volume, spacing, compat=compat)
+    with naming(reader.path):
+        return radial_spectrum(volume, spacing, compat=compat)
 
 
 def measure_spectrum(session: Session, source: Path, target: Path, *, compat: bool = False) -> Path:
@@ -49,6 +51,7 @@ def measure_spectrum(session: Session, source: Path, target: Path, *, compat: bo
         raise OutputExistsError(
             f"{target}: expected no such output, found one; give another name, or --overwrite"
         )
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         reader = open_volume(
             source,

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ from ..labelling.op import sorted_rows
 from ..particles import cluster_table
 from ..particles.tables import centroids
 from ..regions import chessboard_distances
+from .pick_nothing import warn_of_nothing
 from .pick_outputs import PickReport, write_tables
 from .session import measure_statistics
 
@@ -130,6 +132,8 @@ def pick_particles(
         distances = job.region_distances(rows)
         if settings.contact_mode == "colocalization" and region is not None:
             near = ~np.isnan(distances) | job.keep_all_for_empty_region
+            if len(rows) and not near.any():
+                warn_of_nothing(session, job.sources[0], settings, n_clusters=len(rows))
             rows, distances = rows[near], distances[near]
         job.write_volumes(rows)
         unit = score_unit(job.sources[0].header.dtype)
@@ -184,14 +188,18 @@ class _PickJob:
         reduction = LabelReduction(self.shape, self.select, s.connectivity, rule)
         needed = reduction.bytes_needed(self.grid.window_shape)
         check_budget("label", needed, self.session.workers.memory_bytes)
-        Path(self.spill.path).mkdir(exist_ok=True)
+        shutil.rmtree(self.spill.path, ignore_errors=True)  # of a run that was killed
+        Path(self.spill.path).mkdir()
         with self.session.progress.stage("label", self.grid.n_blocks) as advance:
             root = reduce_chunks(
                 self.session.workers, reduction, self.sources, self.grid,
                 spill=self.spill, on_done=advance,
             )  # fmt: skip
         kept = self.spill.load_all("kept")
-        return sorted_rows(np.concatenate([root.kept, *kept]))
+        rows = sorted_rows(np.concatenate([root.kept, *kept]))
+        if len(rows) == 0:
+            warn_of_nothing(self.session, self.sources[0], s, n_clusters=root.n_finished)
+        return rows
 
     def region_distances(self, rows: ClusterRows) -> Array:
         """Return each centroid's chessboard distance to the region, NaN beyond the limit."""
@@ -230,18 +238,16 @@ class _PickJob:
         )
         header = replace(self.sources[0].header, dtype=op.dtype, class_names=())
         store = self.staged.partial / f"{name}.zarr"
-        sink = create_ome_zarr(store, header, chunks=self.session.chunks)
+        sink = create_ome_zarr(store, header, chunks=self.session.chunks, overwrite=True)
         with self.session.progress.stage(name, self.grid.n_blocks) as advance:
             map_chunks(self.session.workers, op, self.sources, sink, self.grid, on_done=advance)
         if self.settings.format == "mrc":
             reader = open_volume(store, spacing_required=False)
-            export_volume(reader, self.staged.partial / f"{name}.mrc")
+            export_volume(reader, self.staged.partial / f"{name}.mrc", overwrite=True)
             sink.discard()
 
     def clean(self) -> None:
         """Remove what only the job itself needed."""
-        import shutil
-
         for name in ("nodes", "scratch"):
             shutil.rmtree(self.staged.partial / name, ignore_errors=True)
 

@@ -77,7 +77,6 @@ def segment_volume(
         "job": "segment", "input": fingerprint(source), "model": model.sha256, "class": chosen,
         "compat": settings.compat, "region": region and fingerprint(region),
         "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom,
-        "memory": session.workers.memory_bytes,
     }  # fmt: skip
     with volume_output(session, target, request_key(request)) as output:
         reader = open_volume(
@@ -97,7 +96,7 @@ def segment_volume(
         header = replace(reader.header, dtype="float32", class_names=names)
         sink = output.sink(header, COMPAT_CHUNKS if settings.compat else session.chunks)
         with (
-            output.ledger(grid.n_blocks) as ledger,
+            output.ledger(grid) as ledger,
             session.progress.stage("segment", grid.n_blocks, ledger.n_resumed) as advance,
         ):
             map_chunks(session.workers, op, sources, sink, grid, ledger=ledger, on_done=advance)
@@ -172,7 +171,8 @@ def plan_segment(
     if settings.compat is None:
         op = SegmentOp(model_path, mean, std, chosen, session.device)
         budget = task_budget_bytes(session.workers.memory_bytes, torch=True)
-        return op, choose_window(shape, session.chunks, op, budget), [reader]
+        grid = choose_window(shape, session.chunks, op, budget, n_workers=session.workers.n_workers)
+        return op, grid, [reader]
     if reader.header.dtype == "float32":
         mean = run_whole(session.workers, "mean", reader.path, _published_mean, reader)
     mask_shape = None if region is None else region.header.shape

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError
 from ..engine import StagedOutput
+from ..engine.staging import ZARR_MARKS
 from ..io.export import export_volume
 from ..io.ome_zarr_write import ZarrWriter, create_ome_zarr, resume_ome_zarr
 from ..io.volumes import is_volume_path, open_volume
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ..core.geometry import Vec
+    from ..core.geometry import Grid, Vec
     from ..core.volume import VolumeHeader
     from ..engine import Ledger
     from .session import Session
@@ -53,9 +54,9 @@ class VolumeOutput:
         self.staged.forget_marks()
         return create_ome_zarr(self.store, header, chunks=chunks, shards=shards, overwrite=True)
 
-    def ledger(self, n_blocks: int) -> Ledger:
-        """Return the marks of finished blocks."""
-        return self.staged.open_ledger(n_blocks)
+    def ledger(self, grid: Grid) -> Ledger:
+        """Return the marks of the grid's finished blocks."""
+        return self.staged.open_ledger(grid)
 
     def finish(self) -> None:
         """Give the output its name."""
@@ -87,7 +88,8 @@ def volume_output(
             f"{path}: expected an output ending in .zarr, .mrc, .rec, .map or .tif, "
             f"found {path.suffix or 'none'}"
         )
-    with StagedOutput(path, key, overwrite=session.overwrite) as staged:
+    marks = ZARR_MARKS if path.suffix == ".zarr" else ()
+    with StagedOutput(path, key, overwrite=session.overwrite, marks=marks) as staged:
         output = VolumeOutput(staged, dtype)
         yield output
         output.finish()

@@ -1,0 +1,76 @@
+"""Why were there no picks? Said in words, with the numbers that help to choose other settings."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from .session import measure_statistics
+
+if TYPE_CHECKING:
+    from ..config import PickSettings
+    from ..core.statistics import VolumeStatistics
+    from ..core.volume import VolumeReader
+    from .session import Session
+
+__all__ = ["reason_for_nothing", "warn_of_nothing"]
+
+log = logging.getLogger("deepict_dask")
+
+
+def warn_of_nothing(
+    session: Session, score: VolumeReader, settings: PickSettings, *, n_clusters: int
+) -> None:
+    """Warn that nothing was picked and say why; reads the score map once more for its range.
+
+    Parameters
+    ----------
+    session
+        Workers.
+    score
+        The score map, whose range is named.
+    settings
+        What the clusters had to pass.
+    n_clusters
+        Clusters that were found before sizes and regions were looked at.
+    """
+    found = measure_statistics(session, score, name="score range")
+    log.warning("%s: %s", score.path, reason_for_nothing(found, settings, n_clusters))
+
+
+def reason_for_nothing(found: VolumeStatistics, settings: PickSettings, n_clusters: int) -> str:
+    """Return why there are no picks and what to change.
+
+    Examples
+    --------
+    >>> from deepict_dask.config import PickSettings
+    >>> from deepict_dask.core.statistics import VolumeStatistics
+    >>> found = VolumeStatistics(1000, 0.01, 0.0, 0.0, 0.3)
+    >>> reason_for_nothing(found, PickSettings(threshold=0.5), n_clusters=0)
+    'no picks: scores go from 0 to 0.3 (mean 0.01), none is above the threshold 0.5; lower \
+--threshold, or check that the model fits the tomogram'
+    """
+    span = f"scores go from {found.minimum:.4g} to {found.maximum:.4g} (mean {found.mean:.4g})"
+    if n_clusters > 0:
+        limits = f"{settings.min_size} or more"
+        if settings.max_size is not None:
+            limits = f"{settings.min_size} to {settings.max_size}"
+        return (
+            f"no picks: {n_clusters} clusters were found, but none has both {limits} voxels and "
+            f"the contact with the region that was asked for; {span}; change --min-size, "
+            "--max-size, --threshold or the region"
+        )
+    if settings.label_value is not None:
+        return (
+            f"no picks: values go from {found.minimum:.4g} to {found.maximum:.4g}, none that is "
+            f"looked at equals {settings.label_value}; change --label-value"
+        )
+    if found.maximum > settings.threshold:
+        return (
+            f"no picks: {span}, but voxels above the threshold {settings.threshold:g} lie outside "
+            "the region mask or in the border; check --region-mask and --border"
+        )
+    return (
+        f"no picks: {span}, none is above the threshold {settings.threshold:g}; lower --threshold, "
+        "or check that the model fits the tomogram"
+    )
