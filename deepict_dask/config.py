@@ -44,7 +44,9 @@ Border = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
 class Strict(BaseModel):
     """Base of all settings: unknown keys are refused, values cannot change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
+    )
 
 
 class EqualizeSettings(Strict):
@@ -78,7 +80,8 @@ class RegionSettings(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> RegionSettings:
         if (self.path is None) == (self.column is None):
-            raise ValueError(f"region {self.name!r}: give either path or column")
+            found = "neither" if self.path is None else "both"
+            raise ValueError(f"region {self.name!r}: expected either path or column, found {found}")
         return self
 
 
@@ -138,7 +141,10 @@ class PickSettings(Strict):
     @model_validator(mode="after")
     def _limits(self) -> PickSettings:
         if self.max_size is not None and self.max_size < self.min_size:
-            raise ValueError(f"max_size {self.max_size} is below min_size {self.min_size}")
+            raise ValueError(
+                f"max_size: expected at least min_size, which is {self.min_size}, "
+                f"found {self.max_size}"
+            )
         return self
 
 
@@ -177,7 +183,10 @@ class RunConfig(Strict):
         known = [region.name for region in self.regions]
         for pick in self.pick:
             if pick.region is not None and pick.region not in known:
-                raise ValueError(f"pick: region {pick.region!r} is not one of {known}")
+                raise ValueError(
+                    f"pick: region: expected one of {', '.join(known) or 'none, as none is given'}"
+                    f", found {pick.region!r}; declare it under regions"
+                )
         return self
 
     def relative_to(self, folder: Path) -> RunConfig:
@@ -274,13 +283,16 @@ def load_run_config(path: Path) -> RunConfig:
     try:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise ConfigError(f"{path}: expected a config file, found: {error.strerror}") from None
+        raise ConfigError(
+            f"{path}: expected a config file, found: {error.strerror}; check the path"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected YAML, found something else: {error}") from None
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: expected YAML, found something else: {reason}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys such as tomograms and output, found none")
     config: RunConfig = settings_from(RunConfig, values, str(path))
-    return config.relative_to(path.parent)
+    return config.relative_to(path.parent.absolute())
 
 
 def dump_run_config(config: RunConfig) -> str:

@@ -193,7 +193,9 @@ def _run_one(
 ) -> dict[str, int]:
     """Run all stages of one tomogram."""
     if not entry.path.exists():
-        raise WorkFailedError(f"{entry.path}: expected a tomogram, found no such file")
+        raise WorkFailedError(
+            f"{entry.path}: expected a tomogram, found no such file; check the path"
+        )
     folder = config.output / entry.name
     folder.mkdir(parents=True, exist_ok=True)
     stages = _Stages(session, config, entry, folder, StageRecord(folder), say)

@@ -7,12 +7,13 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from .core.geometry import Grid, as_vec
-from .engine import ClusterSettings, check_budget, task_budget_bytes
+from .engine import ClusterSettings, check_budget
 from .engine.budget import format_bytes
 from .engine.cluster import plan_workers
 from .io.dataset import TomogramEntry, list_tomograms
 from .io.volumes import open_volume
 from .jobs.equalize import plan_equalize
+from .jobs.segment import choose_grid
 from .labelling import LabelReduction, SelectSettings
 from .models.checkpoint import model_info
 from .models.registry import resolve_model
@@ -54,13 +55,11 @@ def plan_run(
     n, each = plan_workers(ClusterSettings(workers=workers, memory=memory))
     lines = [f"plan: {len(entries)} tomograms on {n} workers of {format_bytes(each)}"]
     for entry in entries:
-        lines += _plan_one(config, entry, n, each)
+        lines += _plan_one(config, entry, each)
     return lines
 
 
-def _plan_one(
-    config: RunConfig, entry: TomogramEntry, n_workers: int, worker_bytes: int
-) -> list[str]:
+def _plan_one(config: RunConfig, entry: TomogramEntry, worker_bytes: int) -> list[str]:
     """Plan the stages of one tomogram."""
     with tempfile.TemporaryDirectory(prefix="deepict-dask-") as scratch:
         reader = open_volume(
@@ -75,8 +74,7 @@ def _plan_one(
         lines.append(_line("equalized.zarr", 1, 1, needed, map_bytes))
     chunks = as_vec([min(c, s) for c, s in zip(config.chunks, shape, strict=True)])
     lines += [
-        _plan_segment(segment, config.chunks, shape, n_workers, worker_bytes)
-        for segment in config.segment
+        _plan_segment(segment, config.chunks, shape, worker_bytes) for segment in config.segment
     ]
     for i, pick in enumerate(config.pick):
         reduction = LabelReduction(shape, SelectSettings(threshold=pick.threshold))
@@ -86,16 +84,13 @@ def _plan_one(
     return lines
 
 
-def _plan_segment(
-    segment: SegmentSettings, chunks: Vec, shape: Vec, n_workers: int, worker_bytes: int
-) -> str:
+def _plan_segment(segment: SegmentSettings, chunks: Vec, shape: Vec, worker_bytes: int) -> str:
     """Plan one model."""
-    from .segmentation.windows import SegmentOp, choose_window
+    from .segmentation.windows import SegmentOp
 
     path = resolve_model(segment.model)
     op = SegmentOp(str(path), 0.0, 1.0)
-    budget = task_budget_bytes(worker_bytes, torch=True)
-    grid = choose_window(shape, chunks, op, budget, n_workers=n_workers)
+    grid = choose_grid(op, shape, chunks, worker_bytes)
     n_classes = len(model_info(path).class_names)
     disk = 4 * n_classes * shape[0] * shape[1] * shape[2]
     window = " x ".join(map(str, grid.window_shape))

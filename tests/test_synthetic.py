@@ -166,15 +166,19 @@ def test_the_missing_wedge_is_empty_and_the_rest_is_not(wedge):
     assert power[measured].min() > 1e-6 * power.max()
 
 
-def test_noise_power_falls_with_frequency_as_the_settings_say():
-    settings = replace(SMALL, shape=(64, 64, 64), noise_correlation_angstrom=60.0)
+def test_the_noise_has_the_power_that_the_settings_say():
+    """Ratio of measured to stated power is one number in every shell of frequencies."""
+    settings = replace(SMALL, shape=(64, 64, 64))
     power = np.abs(fft.rfftn(coloured_noise(settings, np.random.default_rng(0)))) ** 2
-    axes = np.meshgrid(*[fft.fftfreq(64)] * 2, fft.rfftfreq(64), indexing="ij")
-    frequency = np.sqrt(sum(axis**2 for axis in axes)) / 13.48
-    white = power * (1 + (60.0 * frequency) ** 2)
-    low, high = (frequency < 0.01) & (power > 1), (frequency > 0.03) & (power > 1)
-    assert power[low].mean() > 3 * power[high].mean()
-    assert white[low].mean() == pytest.approx(white[high].mean(), rel=0.05)
+    z, y, x = np.meshgrid(fft.fftfreq(64), fft.fftfreq(64), fft.rfftfreq(64), indexing="ij")
+    from_axis, frequency = (np.sqrt(s) / 13.48 for s in (z**2 + x**2, x**2 + y**2 + z**2))
+    stated = (from_axis + 1 / 150) / (1 + (40 * frequency) ** 2)
+    measured = (np.abs(z) <= np.sqrt(3) * x) & (frequency > 0)
+    shell = np.digitize(frequency, [0.005, 0.01, 0.02, 0.03, 0.04])
+    ratios = [(power / stated.clip(1e-9))[measured & (shell == s)].mean() for s in range(6)]
+    assert np.allclose(np.divide(ratios, ratios[-1]), 1, atol=0.15)
+    assert np.allclose(np.divide(ratios[2:], ratios[-1]), 1, atol=0.03)
+    assert stated[0, 0, 20] > 1.3 * stated[0, 0, 1]
 
 
 def test_low_passed_density_does_not_set_ribosomes_apart(clean_cell):

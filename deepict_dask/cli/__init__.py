@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from .. import __version__
-from ..core.errors import ConfigError, DeepictError
+from ..core.errors import ConfigError, DeepictError, WorkFailedError
 from . import picking, running, volumes
 
 if TYPE_CHECKING:
@@ -41,20 +41,31 @@ picking.register(app, picks_app, evaluate_app)
 running.register(app, models_app)
 
 _debug = False
+_UsageError: Any = typer.BadParameter.__base__
+"""Base of the parser's errors: Click's, or that of the copy of Click inside newer Typer."""
+_INTERRUPTED = 130
+"""What Typer returns after a Ctrl-C."""
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave, before a command is asked for."""
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=show_version),
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     log_level: Annotated[str, typer.Option("--log-level", help="debug to error.")] = "warning",
 ) -> None:
     """Translate the options that come before the command."""
     global _debug
     _debug = debug
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
     if log_level.upper() not in logging.getLevelNamesMapping():
         raise ConfigError(f"--log-level: expected debug to error, found {log_level!r}")
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s: %(message)s")
@@ -68,30 +79,45 @@ def fail(error: DeepictError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def run_guarded(command: Callable[[], Any]) -> None:
-    """Run a command; turn errors into one message and an exit code."""
-    import click
+def usage_text(error: Any) -> str:
+    """Return a parser's error as one line: the option, what it takes, what was found, the help."""
+    problems: list[Any] = getattr(error.__cause__, "errors", list)()
+    found = f", found {problems[0]['input']!r}" if problems else ""
+    help_of = error.ctx.command_path if error.ctx else "deepict-dask"
+    return f"{error.format_message().rstrip('.')}{found}; see `{help_of} --help`"
 
-    try:
-        sys.exit(command() or 0)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except DeepictError as error:
-        if _debug:
-            raise
-        fail(error)
-    except (KeyboardInterrupt, click.Abort):
-        if _debug:
-            raise
-        print("error: interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        if _debug:
-            raise
+
+def in_words(error: BaseException) -> DeepictError:
+    """Return any error as one that has a message for people."""
+    if isinstance(error, DeepictError):
+        return error
+    if isinstance(error, _UsageError):
+        return ConfigError(usage_text(error))
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return WorkFailedError("interrupted; run the same command again to continue")
+    if isinstance(error, OSError):
         from ..engine.arrays import explain
 
-        fail(explain(error, "writing", str(error.filename or "output")))
+        return explain(error, "writing", str(error.filename or "output"))
+    return WorkFailedError(
+        f"deepict-dask itself failed ({type(error).__name__}: {error}); this is a defect: please "
+        "report it with what `deepict-dask --debug COMMAND ...` prints"
+    )
+
+
+def run_guarded(command: Callable[[], Any]) -> None:
+    """Run a command; turn errors into one message and an exit code."""
+    try:
+        code = command() or 0
+    except (Exception, KeyboardInterrupt) as error:
+        if _debug:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.exit(error.show() or 2)  # type: ignore[union-attr]
+        fail(in_words(error))
+    if code == _INTERRUPTED:
+        fail(in_words(KeyboardInterrupt()))
+    sys.exit(code)
 
 
 def main() -> None:

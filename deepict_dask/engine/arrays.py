@@ -175,6 +175,11 @@ def _result(future: Any, stage: str, where: str, number: int) -> Any:
         raise explain(error, f"{stage}, block {number}", where) from error
 
 
+def _disk_is_full(error: OSError) -> bool:
+    """Say whether a disk is full; NumPy's writer says so only by what it could not write."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "requested and" in str(error)
+
+
 def explain(error: BaseException, what: str, where: str) -> DeepictError:
     """Return an error of a task as a message: where, what was found, what to do.
 
@@ -188,7 +193,7 @@ def explain(error: BaseException, what: str, where: str) -> DeepictError:
 
     if isinstance(error, DeepictError):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and _disk_is_full(error):
         hint = "the disk is full; free some space and run the same command again to continue"
     elif isinstance(error, KilledWorker):
         hint = (

@@ -212,7 +212,7 @@ def reduce_chunks(
     """
     from distributed import as_completed
 
-    where = sources[0].path
+    where = sources[0].path if spill is None else f"{spill.path}, from {sources[0].path}"
     futures: dict[TreeNode, Any] = {}
     in_flight: Counter[str] = Counter()
     completed = as_completed([])

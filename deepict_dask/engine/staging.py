@@ -141,7 +141,7 @@ class StagedOutput:
         overwrite: bool = False,
         marks: tuple[str, ...] = FOLDER_MARKS,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.key = key
         self.overwrite = overwrite
         self.marks = marks
@@ -172,10 +172,12 @@ class StagedOutput:
             self._acquire()
             self._open_partial()
         except OSError as error:
+            if self._lock >= 0 and not self.resumed:
+                remove(self.partial)
             self._release()
             raise WorkFailedError(
                 f"{self.path}: expected a place that can be written, found: {error.strerror} "
-                f"({error.filename}); choose another place, or make this one usable"
+                f"({error.filename or self.partial}); choose another place, or make this one usable"
             ) from error
         return self
 

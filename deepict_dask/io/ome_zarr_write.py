@@ -63,7 +63,8 @@ class ZarrWriter:
             target[selection] = data
         except OSError as error:
             raise WorkFailedError(
-                f"{self.path}: cannot be written ({error.strerror}); free some space"
+                f"{self.path}: cannot be written ({error.strerror}); "
+                "free some space and run again to continue"
             ) from error
 
     def finish(self) -> None:

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import ConfigError, OutputExistsError
+from ..core.errors import ConfigError, OutputExistsError, WorkFailedError
 from ..core.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def write_spectrum(
     ------
     OutputExistsError
         If the file is there and may not be replaced.
+    WorkFailedError
+        If the place cannot be written.
 
     Examples
     --------
@@ -130,8 +132,14 @@ def write_spectrum(
     if not overwrite and path.exists():
         raise OutputExistsError(f"{path}: already exists; choose another name or --overwrite")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text("".join(_table(spectrum)), encoding="ascii", newline="\n")
-    partial.replace(path)
+    try:
+        partial.write_text("".join(_table(spectrum)), encoding="ascii", newline="\n")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise WorkFailedError(
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another place"
+        ) from error
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ class CopyOp(ChunkOp):
     dtype: str
     fill_nonfinite: float | None = None
     """What NaN and infinite voxels become; None keeps them."""
+    source_dtype: str = "float32"
+    """NumPy name of the windows' type; only ``bytes_needed`` depends on it."""
     name: str = "convert"
 
     def apply(self, block: Block, *windows: Any) -> Any:
@@ -52,7 +55,7 @@ class CopyOp(ChunkOp):
         """Return whole numbers that fit the type, or refuse."""
         limits = np.iinfo(self.dtype)
         whole = np.rint(window)
-        if not ((whole >= limits.min) & (whole <= limits.max)).all():
+        if not (whole.min() >= limits.min and whole.max() <= limits.max):  # false for NaN too
             raise VoxelValueError(
                 f"convert: voxels {block.write.start} to {block.write.stop}: expected values from "
                 f"{limits.min} to {limits.max} for {self.dtype}, found others; "
@@ -61,8 +64,13 @@ class CopyOp(ChunkOp):
         return whole
 
     def bytes_needed(self, window_shape: Vec) -> int:
-        """Return the bytes of the window read, its mask and the window written."""
-        return 17 * int(np.prod(window_shape))
+        """Return the bytes of the window as read, with its copies, as written and as packed."""
+        source, written = np.dtype(self.source_dtype), np.dtype(self.dtype)
+        n_copies = 1
+        if source.kind == "f":
+            n_copies += (self.fill_nonfinite is not None) + (written.kind in "iu")
+        at_ends = max(source.itemsize, 2 * written.itemsize)
+        return math.prod(window_shape) * (n_copies * source.itemsize + at_ends)
 
 
 def voxel_type(name: str) -> str:
@@ -111,6 +119,7 @@ def convert_volume(
         The voxel type is none.
     """
     wanted = None if dtype is None else voxel_type(dtype)
+    source = source.absolute()  # workers may run in another folder
     request = {
         "job": "convert", "input": fingerprint(source), "dtype": wanted, "shards": shards,
         "chunks": session.chunks, "fill": fill_nonfinite,

@@ -47,6 +47,8 @@ def measure_spectrum(session: Session, source: Path, target: Path, *, compat: bo
     """
     import tempfile
 
+    source = source.absolute()  # workers may run in another folder
+
     if target.exists() and not session.overwrite:
         raise OutputExistsError(
             f"{target}: expected no such output, found one; give another name, or --overwrite"
@@ -104,6 +106,7 @@ def equalize_volume(
     VoxelValueError
         The tomogram has NaN or infinite voxels, or no contrast.
     """
+    source = source.absolute()  # workers may run in another folder
     request: dict[str, Any] = {
         "job": "equalize", "input": fingerprint(source), "target": fingerprint(settings.target),
         "settings": settings.model_dump(mode="json"), "chunks": session.chunks,

@@ -73,7 +73,7 @@ def info_lines(found: dict[str, Any]) -> list[str]:
             lines += [f"{'odd':<20} {text}" for text in value]
         elif key == "statistics":
             lines += [_statistics_line(entry) for entry in value]
-        elif value not in (None, [], ()):
+        elif value not in (None, "", [], ()):
             text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             lines.append(f"{key:<20} {text}")
     return lines

@@ -121,6 +121,8 @@ def pick_particles(
     OutputExistsError
         The folder exists.
     """
+    score = score.absolute()  # workers may run in another folder
+    region = region and region.absolute()
     request = {
         "job": "pick", "input": fingerprint(score), "region": region and fingerprint(region),
         "settings": settings.model_dump(mode="json"), "spacing": session.voxel_spacing_angstrom,

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError, ModelFileError
-from ..core.geometry import Grid
 from ..engine import check_budget, fingerprint, map_chunks, request_key, task_budget_bytes
 from ..engine.spectral import run_whole
 from ..io.volumes import open_volume
@@ -18,7 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..config import SegmentSettings
+    from ..core.geometry import Grid, Vec
     from ..core.volume import VolumeHeader, VolumeReader
+    from ..segmentation.windows import SegmentOp
     from .session import Session
 
 __all__ = ["segment_volume"]
@@ -26,7 +27,9 @@ __all__ = ["segment_volume"]
 log = logging.getLogger("deepict_dask")
 
 _SPACING_TOLERANCE = 0.05
-_SLAB_VOXELS = 1 << 23
+_LARGEST_WINDOW_BYTES = 2 << 30
+_WORKERS_TO_FEED = 4
+"""A small tomogram is cut into at least this many windows where that costs little."""
 COMPAT_CHUNKS = (120, 120, 120)
 """Chunks of a published-style score map: whole inner cubes of 40 voxels."""
 
@@ -65,7 +68,9 @@ def segment_volume(
     """
     from ..models.registry import loaded_model, resolve_model
 
-    model_path = resolve_model(settings.model)
+    source = source.absolute()  # workers may run in another folder
+    region = region and region.absolute()
+    model_path = resolve_model(settings.model).absolute()
     model = loaded_model(str(model_path), session.device)
     chosen = chosen_class(model.class_names, settings.classes, settings.model)
     if region is not None and settings.compat is None:
@@ -141,14 +146,21 @@ def check_spacing(header: VolumeHeader, trained_at: float | None, model: str) ->
         )  # fmt: skip
 
 
-def _published_mean(reader: VolumeReader) -> float:
-    """Read a volume slab by slab and return the mean DeePiCt finds: the body of a task."""
-    from ..segmentation.deepict_mean import buffered_mean
+def choose_grid(op: SegmentOp, shape: Vec, chunks: Vec, worker_bytes: int) -> Grid:
+    """Return the windows of a tomogram, the same for any number of workers.
 
-    shape = reader.header.shape
-    depth = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
-    slabs = Grid(shape, (min(depth, shape[0]), shape[1], shape[2]))
-    return buffered_mean(reader.read(block.read) for block in slabs)
+    Scores of two grids may differ in the last digit, so a grid that followed the number of workers
+    would too. Windows beyond 2 GiB save little, so most memory limits share a grid as well.
+
+    Raises
+    ------
+    BudgetError
+        Not even one chunk fits.
+    """
+    from ..segmentation.windows import choose_window
+
+    budget = min(task_budget_bytes(worker_bytes, torch=True), _LARGEST_WINDOW_BYTES)
+    return choose_window(shape, chunks, op, budget, n_workers=_WORKERS_TO_FEED)
 
 
 def plan_segment(
@@ -162,7 +174,8 @@ def plan_segment(
 ) -> tuple[Any, Grid, list[VolumeReader]]:
     """Measure the tomogram; choose the op, its windows and its sources."""
     from ..segmentation.deepict_compat import CompatSegmentOp, FittedReader, compat_grid
-    from ..segmentation.windows import SegmentOp, choose_window
+    from ..segmentation.deepict_statistics import statistics_of
+    from ..segmentation.windows import SegmentOp
 
     statistics = measure_statistics(session, reader, name="statistics")
     statistics.require_finite(reader.path)
@@ -170,11 +183,9 @@ def plan_segment(
     mean, std, shape = statistics.mean, statistics.std, reader.header.shape
     if settings.compat is None:
         op = SegmentOp(model_path, mean, std, chosen, session.device)
-        budget = task_budget_bytes(session.workers.memory_bytes, torch=True)
-        grid = choose_window(shape, session.chunks, op, budget, n_workers=session.workers.n_workers)
+        grid = choose_grid(op, shape, session.chunks, session.workers.memory_bytes)
         return op, grid, [reader]
-    if reader.header.dtype == "float32":
-        mean = run_whole(session.workers, "mean", reader.path, _published_mean, reader)
+    mean, std = run_whole(session.workers, "statistics", reader.path, statistics_of, reader)
     mask_shape = None if region is None else region.header.shape
     compat = CompatSegmentOp(
         model_path, mean, std, shape, mask_shape, chosen, device=session.device

@@ -85,7 +85,7 @@ def volume_output(
     """
     if not is_volume_path(path) or path.suffix in (".gz", ".bz2"):
         raise ConfigError(
-            f"{path}: expected an output ending in .zarr, .mrc, .rec, .map or .tif, "
+            f"{path}: expected an output ending in .zarr, .mrc, .rec, .map, .em or .tif, "
             f"found {path.suffix or 'none'}"
         )
     marks = ZARR_MARKS if path.suffix == ".zarr" else ()

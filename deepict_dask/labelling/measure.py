@@ -1,4 +1,9 @@
-"""Statistics of the components of one chunk, in one pass over the chosen voxels."""
+"""Statistics of the components of one chunk, in one pass over the chosen voxels.
+
+The voxels are visited in pieces, so that temporaries do not grow with the chunk, and the last piece
+first, so that the first voxel of a component is the one that is noted last. Sums are taken in
+int64: they are exact, whatever the order.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,16 @@ from ..core.errors import VoxelValueError
 from ..core.tables import SCORE_UNIT, ClusterRows, empty_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..core.geometry import Box, Vec
 
 __all__ = ["first_voxels", "label_box", "measure_components", "score_unit"]
 
 Labels = np.ndarray[Any, Any]
+
+PIECE_VOXELS = 1 << 16
+"""Voxels measured at a time; their temporaries take about 100 bytes each and fit a cache."""
 
 
 def label_box(chosen: Any, connectivity: int) -> tuple[Labels, int]:
@@ -45,6 +55,16 @@ def _raster_index(flat: Labels, box: Box, shape: Vec) -> tuple[Labels, Labels, L
     return z, y, x, (z * shape[1] + y) * shape[2] + x
 
 
+def _pieces(labels: Labels) -> Iterator[tuple[Labels, Labels]]:
+    """Yield flat indices of labelled voxels and their labels less one, the last piece first."""
+    values = labels.ravel()
+    for start in reversed(range(0, values.size, PIECE_VOXELS)):
+        piece = values[start : start + PIECE_VOXELS]
+        inside = np.flatnonzero(piece)
+        if len(inside):
+            yield inside + start, piece[inside].astype(np.int64) - 1
+
+
 def first_voxels(labels: Labels, n: int, box: Box, shape: Vec) -> Labels:
     """Return for each label 1..n the volume's raster index of its first voxel (int64).
 
@@ -54,20 +74,17 @@ def first_voxels(labels: Labels, n: int, box: Box, shape: Vec) -> Labels:
     >>> first_voxels(np.array([[[0, 2, 1, 2]]]), 2, Box((0, 0, 4), (1, 1, 8)), (1, 1, 8)).tolist()
     [6, 5]
     """
-    flat = np.flatnonzero(labels)
-    values = labels.ravel()[flat]
-    first = np.zeros(n + 1, np.int64)
-    first[values[::-1]] = flat[::-1]  # the last assignment wins: the first voxel
-    return _raster_index(first[1:], box, shape)[3]
-
-
-def _summed(values: Labels, weights: Labels, n: int) -> Labels:
-    """Sum integers per label exactly: float64 holds integers below 2**53."""
-    return np.bincount(values, weights=weights, minlength=n + 1)[1:].astype(np.int64)
+    first = np.zeros(n, np.int64)
+    for flat, place in _pieces(labels):
+        first[place[::-1]] = flat[::-1]  # the last assignment wins: the first voxel
+    for start in range(0, n, PIECE_VOXELS):
+        piece = first[start : start + PIECE_VOXELS]
+        piece[:] = _raster_index(piece, box, shape)[3]
+    return first
 
 
 def _score_integers(score: Labels, n_voxels_of_volume: int) -> Labels:
-    """Return scores as whole multiples of their unit, checked against overflow of the sums."""
+    """Return scores as int64 multiples of their unit, checked against overflow of the sums."""
     integers = np.rint(score.astype(np.float64) / score_unit(score.dtype))
     largest = float(np.abs(integers).max(initial=0.0))
     if largest * n_voxels_of_volume >= 2.0**62:
@@ -75,7 +92,7 @@ def _score_integers(score: Labels, n_voxels_of_volume: int) -> Labels:
             f"score map: expected scores near 0..1, found {largest * score_unit(score.dtype):g}; "
             "give a score map, or a label volume with --label-value"
         )
-    return integers
+    return integers.astype(np.int64)
 
 
 def measure_components(
@@ -111,36 +128,33 @@ def measure_components(
     >>> rows["n_voxels"].tolist(), rows["sum_x"].tolist(), rows["score_max"].tolist()
     ([2, 1], [9, 7], [1.0, 0.75])
     """
-    flat = np.flatnonzero(labels)
-    values = labels.ravel()[flat].astype(np.int64)
-    rows = empty_rows(n)
-    rows["first_voxel"] = first_voxels(labels, n, box, shape)
-    rows["n_voxels"] = np.bincount(values, minlength=n + 1)[1:]
-    coordinates = _raster_index(flat, box, shape)[:3]
-    for name, coordinate in zip("zyx", coordinates, strict=True):
-        rows[f"sum_{name}"] = _summed(values, coordinate, n)
-        rows[f"{name}_min"], rows[f"{name}_max"] = _extremes(values, coordinate, n)
-    _measure_score(rows, values, score.ravel()[flat], math.prod(shape))
-    if region is not None:
-        rows["n_in_region"] = _summed(values, region.ravel()[flat] != 0, n)
+    rows = _rows_before_any_voxel(n)
+    scores, inside = score.ravel(), None if region is None else region.ravel()
+    for flat, place in _pieces(labels):
+        z, y, x, raster = _raster_index(flat, box, shape)
+        rows["first_voxel"][place[::-1]] = raster[::-1]  # the last assignment wins
+        np.add.at(rows["n_voxels"], place, 1)
+        for name, coordinate in (("z", z), ("y", y), ("x", x)):
+            np.add.at(rows[f"sum_{name}"], place, coordinate)
+            narrow = coordinate.astype(np.int32)
+            np.minimum.at(rows[f"{name}_min"], place, narrow)
+            np.maximum.at(rows[f"{name}_max"], place, narrow)
+        _add_scores(rows, place, scores[flat], math.prod(shape))
+        if inside is not None:
+            np.add.at(rows["n_in_region"], place, (inside[flat] != 0).astype(np.int64))
     return rows
 
 
-def _extremes(values: Labels, coordinate: Labels, n: int) -> tuple[Labels, Labels]:
-    """Return the smallest and largest coordinate of each label."""
-    low = np.full(n + 1, np.iinfo(np.int32).max, np.int64)
-    high = np.full(n + 1, -1, np.int64)
-    np.minimum.at(low, values, coordinate)
-    np.maximum.at(high, values, coordinate)
-    return low[1:], high[1:]
+def _rows_before_any_voxel(n: int) -> ClusterRows:
+    """Return rows whose minima and maxima any voxel replaces."""
+    rows = empty_rows(n)
+    for axis in "zyx":
+        rows[f"{axis}_min"], rows[f"{axis}_max"] = np.iinfo(np.int32).max, -1
+    rows["score_max"] = -np.inf
+    return rows
 
 
-def _measure_score(
-    rows: ClusterRows, values: Labels, scores: Labels, n_voxels_of_volume: int
-) -> None:
-    """Fill the score columns from the scores of the chosen voxels."""
-    n = len(rows)
-    rows["score_sum"] = _summed(values, _score_integers(scores, n_voxels_of_volume), n)
-    highest = np.full(n + 1, -np.inf)
-    np.maximum.at(highest, values, scores.astype(np.float64))
-    rows["score_max"] = highest[1:]
+def _add_scores(rows: ClusterRows, place: Labels, scores: Labels, n_voxels_of_volume: int) -> None:
+    """Add the scores of some voxels to the rows at their places."""
+    np.add.at(rows["score_sum"], place, _score_integers(scores, n_voxels_of_volume))
+    np.maximum.at(rows["score_max"], place, scores.astype(np.float64))

@@ -79,12 +79,16 @@ class KeepRule:
 
     def apply(self, rows: ClusterRows) -> ClusterRows:
         """Return the rows that are kept."""
-        kept = rows["n_voxels"] >= self.min_size
+        return rows[self.passes(rows)]
+
+    def passes(self, rows: ClusterRows) -> Array:
+        """Say of each row whether it is kept (bool)."""
+        kept: Array = rows["n_voxels"] >= self.min_size
         if self.max_size is not None:
             kept &= rows["n_voxels"] <= self.max_size
         if self.must_touch_region:
             kept &= rows["n_in_region"] > 0
-        return rows[kept]
+        return kept
 
 
 @dataclass(frozen=True)
@@ -141,13 +145,13 @@ def _close(box: Box, faces: dict[Face, Array], rows: ClusterRows, rule: KeepRule
     places = places[np.argsort(rows["first_voxel"][places])]
     new_place = np.zeros(len(rows) + 1, np.int32)
     new_place[places + 1] = np.arange(1, len(places) + 1)
-    finished = rows[~is_open[1:]]
+    finished = ~is_open[1:]
     return LabelNode(
         box=box,
         faces={key: new_place[face] for key, face in faces.items()},
         open_rows=rows[places],
-        kept=rule.apply(finished),
-        n_finished=len(finished),
+        kept=rows[finished & rule.passes(rows)],
+        n_finished=int(np.count_nonzero(finished)),
     )
 
 

@@ -7,6 +7,7 @@ the label map. Labels of pass 1 are not stored: labelling a chunk is cheaper tha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from ..backend import to_host
 from ..core.ops import ChunkOp, TreeReduction
-from .measure import first_voxels, label_box, measure_components
+from ..core.tables import CLUSTER_DTYPE
+from .measure import PIECE_VOXELS, first_voxels, label_box, measure_components
 from .merge import KeepRule, LabelNode, Renames, combine_nodes, rename
 from .select import SelectSettings, select_voxels
 
@@ -28,8 +30,25 @@ __all__ = ["ClusterNames", "LabelReduction", "RelabelOp", "SelectSettings"]
 
 Array = np.ndarray[Any, Any]
 
-_LABEL_BYTES_PER_VOXEL = 60
-"""Peak of labelling and measuring a chunk in which every voxel is chosen (measured: 49-56)."""
+_LABEL_BYTES_PER_VOXEL = 22
+"""Reading, choosing and labelling (measured: 13 for float32, 17 for float64 scores) and a mask."""
+_PIECE_BYTES = 100 * PIECE_VOXELS
+_ROW_BYTES = 2 * CLUSTER_DTYPE.itemsize + 8
+"""A cluster's row, as measured and as open or finished, and its place in tables."""
+_NAME_BYTES = 40
+"""A cluster's name, and its number among the kept ones (measured: 36)."""
+
+
+def most_clusters(shape: Vec, connectivity: int) -> int:
+    """Return how many clusters a box can hold: voxels that are pairwise no neighbours.
+
+    Examples
+    --------
+    >>> [most_clusters((4, 4, 4), connectivity) for connectivity in (6, 18, 26)]
+    [32, 16, 8]
+    """
+    corners = math.prod(-(-n // 2) for n in shape)
+    return min(math.prod(shape), {6: 4, 18: 2, 26: 1}[connectivity] * corners)
 
 
 @dataclass(frozen=True)
@@ -77,8 +96,9 @@ class LabelReduction(TreeReduction[LabelNode, LabelNode]):
         return partial
 
     def bytes_needed(self, window_shape: Vec) -> int:
-        """Return the peak bytes of labelling one chunk."""
-        return _LABEL_BYTES_PER_VOXEL * int(np.prod(window_shape))
+        """Return the peak bytes of labelling one chunk that holds as many clusters as it can."""
+        rows = _ROW_BYTES * most_clusters(window_shape, self.connectivity)
+        return _LABEL_BYTES_PER_VOXEL * math.prod(window_shape) + rows + _PIECE_BYTES
 
 
 class ClusterNames(Protocol):
@@ -120,11 +140,17 @@ class RelabelOp(ChunkOp):
         numbers = np.concatenate([[0], final_labels(names, self.names.kept_names())])
         if not self.as_label_map:
             numbers = numbers > 0
-        return numbers.astype(self.dtype)[labels]
+        numbers = numbers.astype(self.dtype)
+        result = np.empty(labels.shape, self.dtype)
+        for plane, found in zip(result, labels, strict=True):
+            plane[:] = numbers[found]  # NumPy widens the indices of one plane, not of all
+        return result
 
     def bytes_needed(self, window_shape: Vec) -> int:
-        """Return the peak bytes of labelling one chunk again."""
-        return _LABEL_BYTES_PER_VOXEL * int(np.prod(window_shape))
+        """Return the peak bytes of labelling one chunk again and of the result, packed too."""
+        per_voxel = _LABEL_BYTES_PER_VOXEL + 2 * np.dtype(self.dtype).itemsize
+        names = _NAME_BYTES * most_clusters(window_shape, self.connectivity)
+        return per_voxel * math.prod(window_shape) + names + _PIECE_BYTES
 
 
 def final_labels(names: Array, kept_names: Array) -> Array:

@@ -5,7 +5,7 @@
 3. Infer the architecture from the shapes; where the file states it too, the two must agree.
 4. Build the weights, once, into a network in eval mode.
 
-Two formats are read: DeePiCt's ``.pth`` (nothing in it is run, see `torch_file`), and our own
+Two formats are read (see `model_file`): DeePiCt's ``.pth``, of which nothing is run, and our own
 ``.safetensors``, whose metadata hold one JSON text under the key ``deepict_dask``.
 """
 
@@ -15,27 +15,23 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from ..core.errors import ModelFileError
-from .file_kinds import PICKLE, SAFETENSORS, file_kind
-from .torch_file import Descriptor, TensorPlan, read_torch_file
+from .model_file import METADATA_KEY, understand
 from .unet3d import UNet3D, UNet3DSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+
+    from .model_file import ModelFile, Shapes
 
 __all__ = ["LoadedModel", "ModelInfo", "load_checkpoint", "model_info", "save_model"]
-
-METADATA_KEY = "deepict_dask"
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,19 +69,6 @@ class ModelInfo:
     sha256: str
 
 
-@dataclass(frozen=True, eq=False)
-class _ModelFile:
-    """A model file that was understood but whose weights were not built."""
-
-    shapes: Shapes
-    stated: dict[str, Any]
-    """Settings the file states, by the names of `UNet3DSettings`; may be empty or partial."""
-    class_names: tuple[str, ...] | None
-    voxel_spacing_angstrom: float | None
-    card: dict[str, Any]
-    weights: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
-
-
 def load_checkpoint(path: str | os.PathLike[str]) -> LoadedModel:
     """Return the network of a model file.
 
@@ -119,7 +102,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> LoadedModel:
     """
     data = _read(path)
     with _located(path):
-        file = _understand(data)
+        file = understand(data)
         settings = _settings(file)
         network = _network(settings, file.weights())
         return LoadedModel(
@@ -142,7 +125,7 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
     """
     data = _read(path)
     with _located(path):
-        file = _understand(data)
+        file = understand(data)
         settings = _settings(file)
         return ModelInfo(
             path=str(path),
@@ -239,116 +222,7 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise ModelFileError(f"{path}: cannot read the model file: {error.strerror}") from error
 
 
-def _understand(data: bytes) -> _ModelFile:
-    """Return what a file says, by its kind."""
-    kind = file_kind(data)
-    if kind == PICKLE:
-        return _from_pickle(data)
-    if kind == SAFETENSORS:
-        return _from_safetensors(data)
-    raise ModelFileError(
-        f"expected a model (DeePiCt .pth or deepict_dask .safetensors), but this looks like {kind}"
-    )
-
-
-def _from_pickle(data: bytes) -> _ModelFile:
-    """Read DeePiCt's checkpoint, or a bare state dict."""
-    file = read_torch_file(data)
-    content = file.content if isinstance(file.content, dict) else {}
-    state = content.get("model_state_dict", content)
-    plans = {
-        name.removeprefix("module."): value
-        for name, value in (state.items() if isinstance(state, dict) else ())
-        if isinstance(name, str) and isinstance(value, TensorPlan)
-    }
-    if not plans:
-        raise ModelFileError(
-            "expected a checkpoint with model_state_dict, found "
-            + (f"the keys {sorted(map(str, content))}" if content else type(file.content).__name__)
-        )
-    fields = _descriptor_fields(content.get("model_descriptor"))
-    return _ModelFile(
-        shapes={name: plan.shape for name, plan in plans.items()},
-        stated=_stated_by_descriptor(fields),
-        class_names=_names(fields.get("semantic_classes")),
-        voxel_spacing_angstrom=None,
-        card={**fields, **_plain({k: content.get(k) for k in ("epoch", "loss")}, rename="final_")},
-        weights=lambda: {name: file.tensor(plan) for name, plan in plans.items()},
-    )
-
-
-def _descriptor_fields(descriptor: object) -> dict[str, Any]:
-    """Return the plain fields of DeePiCt's descriptor; any may be missing (DeePiCt issue 9)."""
-    return _plain(vars(descriptor)) if isinstance(descriptor, Descriptor) else {}
-
-
-def _plain(fields: Mapping[str, Any], rename: str = "") -> dict[str, Any]:
-    """Keep the fields that JSON can hold."""
-    kept: dict[str, Any] = {}
-    for name, value in fields.items():
-        values = value if isinstance(value, list | tuple) else [value]
-        finite = all(not isinstance(v, float) or math.isfinite(v) for v in values)
-        if value is not None and finite and all(isinstance(v, str | int | float) for v in values):
-            kept[rename + name] = list(value) if isinstance(value, tuple) else value
-    return kept
-
-
-def _stated_by_descriptor(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the architecture a descriptor states."""
-    names = {"output_classes": "n_classes"}
-    wanted = ("depth", "initial_features", "output_classes", "batch_norm")
-    stated = {names.get(k, k): fields[k] for k in wanted if k in fields}
-    dropouts = ("encoder_dropout", "decoder_dropout")
-    return stated | {
-        k: float(fields[k]) for k in dropouts if isinstance(fields.get(k), int | float)
-    }
-
-
-def _names(value: object) -> tuple[str, ...] | None:
-    """Return class names, where the value is a list of them."""
-    if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
-        return tuple(value)
-    return None
-
-
-def _from_safetensors(data: bytes) -> _ModelFile:
-    """Read a safetensors file, ours or anyone's with the same tensor names."""
-    try:
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-        about = json.loads(header.pop("__metadata__", {}).get(METADATA_KEY, "{}"))
-        if about.get("kind", "unet3d") != "unet3d":
-            raise ModelFileError(f"expected a unet3d model, found kind {about['kind']!r}")
-        shapes = {name.removeprefix("module."): tuple(t["shape"]) for name, t in header.items()}
-        spacing = about.get("voxel_spacing_angstrom")
-        return _ModelFile(
-            shapes=shapes,
-            stated=dict(about.get("settings", {})),
-            class_names=_names(about.get("class_names")),
-            voxel_spacing_angstrom=None if spacing is None else float(spacing),
-            card=dict(about.get("card", {})),
-            weights=lambda: _safe_weights(data),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(
-            f"a damaged or truncated safetensors file ({error}); copy the file again"
-        ) from error
-
-
-def _safe_weights(data: bytes) -> Mapping[str, torch.Tensor]:
-    """Build the tensors of a safetensors file."""
-    try:
-        tensors = load_tensors(data)
-    except SafetensorError as error:
-        raise ModelFileError(
-            f"a damaged or truncated safetensors file ({error}); copy the file again"
-        ) from error
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
-def _settings(file: _ModelFile) -> UNet3DSettings:
+def _settings(file: ModelFile) -> UNet3DSettings:
     """Infer the architecture from the shapes; check it against what the file states."""
     inferred = _inferred(file.shapes)
     for name, value in inferred.items():
@@ -420,7 +294,7 @@ def _network(settings: UNet3DSettings, weights: Mapping[str, torch.Tensor]) -> U
     return network.eval()
 
 
-def _class_names(file: _ModelFile, settings: UNet3DSettings) -> tuple[str, ...]:
+def _class_names(file: ModelFile, settings: UNet3DSettings) -> tuple[str, ...]:
     """Return one name per channel; numbered where the file does not name them all."""
     if file.class_names is not None and len(file.class_names) == settings.n_classes:
         return file.class_names

@@ -3,7 +3,7 @@
 1. Weak-phase contrast transfer with an envelope: protein is dark, fine detail is weak.
 2. The missing wedge: a tilt series about y up to some angle measures no frequency that is nearer
    to the beam (z) than that. It is empty in signal and in noise alike, as in a reconstruction.
-3. Noise: Gaussian, its power falling with frequency.
+3. Noise: Gaussian, weak where many projections measure, and blurred by the detector.
 
 Gains are float32 on the half grid of `scipy.fft.rfftn`.
 """
@@ -19,7 +19,7 @@ from scipy import fft
 if TYPE_CHECKING:
     from .settings import CellSettings
 
-__all__ = ["coloured_noise", "contrast_transfer", "measured_frequencies", "see"]
+__all__ = ["coloured_noise", "contrast_transfer", "measured_frequencies", "noise_power", "see"]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -55,11 +55,32 @@ def see(density: Floats, settings: CellSettings) -> Floats:
 
 
 def coloured_noise(settings: CellSettings, rng: np.random.Generator) -> Floats:
-    """Return float32 zyx noise of mean 0 whose power falls with frequency, without the wedge."""
-    square = (_frequency(settings) * np.float32(settings.noise_correlation_angstrom)) ** 2
-    gain = measured_frequencies(settings) / np.sqrt(1 + square)
-    gain[0, 0, 0] = 0
-    return _filtered(rng.standard_normal(settings.shape, dtype=np.float32), gain)
+    """Return Gaussian noise of mean 0 as float32, zyx, with the power of `noise_power`."""
+    noise = rng.standard_normal(settings.shape, dtype=np.float32)
+    return _filtered(noise, np.sqrt(noise_power(settings)))
+
+
+def noise_power(settings: CellSettings) -> Floats:
+    """Return the noise power of each frequency on the grid of rfftn, float32, in any unit.
+
+    Power rises with the distance from the tilt axis, because a tilt series measures a frequency
+    near the axis in many projections and one far from it in few, and falls as the detector
+    blurs. A constant is added for what is no particle but is there in every cytosol.
+
+    Examples
+    --------
+    >>> from deepict_dask.synthetic import CellSettings
+    >>> power = noise_power(CellSettings(shape=(32, 32, 32)))
+    >>> power.shape, bool(power[0, 0, 1] < power[0, 0, 6])
+    ((32, 32, 17), True)
+    """
+    z, _, x = _axis_frequencies(settings.shape)
+    from_axis = np.sqrt(z**2 + x**2) / np.float32(settings.voxel_spacing_angstrom)
+    blur = (_frequency(settings) * np.float32(settings.detector_blur_angstrom)) ** 2
+    rise = from_axis + np.float32(1 / settings.noise_floor_angstrom)
+    power = rise / (1 + blur) * measured_frequencies(settings)
+    power[0, 0, 0] = 0
+    return power.astype(np.float32)
 
 
 def contrast_transfer(frequency: Floats, settings: CellSettings) -> Floats:

@@ -68,8 +68,10 @@ class CellSettings:
     """Part of the contrast that does not depend on defocus, 0 to 1."""
     b_factor_angstrom2: float = 1000.0
     """Fall of the signal with frequency k: exp(-b_factor / 4 * k**2)."""
-    noise_correlation_angstrom: float = 15.0
-    """Noise power falls as 1 / (1 + (k * length)**2); 0 is white noise."""
+    detector_blur_angstrom: float = 40.0
+    """Noise power falls with frequency k as 1 / (1 + (k * blur)**2)."""
+    noise_floor_angstrom: float = 150.0
+    """Noise power rises with the distance f from the tilt axis as f + 1 / floor."""
     seed: int = 2023
 
     def __post_init__(self) -> None:
@@ -99,7 +101,8 @@ class CellSettings:
             "phase_shift_degrees": (0.0, 180.0),
             "amplitude_contrast": (0.0, 1.0),
             "b_factor_angstrom2": (0.0, 1e6),
-            "noise_correlation_angstrom": (0.0, 1e4),
+            "detector_blur_angstrom": (0.0, 1e4),
+            "noise_floor_angstrom": (1.0, 1e6),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)

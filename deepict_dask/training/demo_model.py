@@ -52,10 +52,10 @@ __all__ = [
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Points = np.ndarray[Any, np.dtype[np.float64]]
 
-SCORE_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SCORE_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 DARKNESS_THRESHOLDS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
 """Of the low-passed tomogram, in standard deviations."""
-MIN_SIZES = (25, 50, 100, 200, 300, 400, 500, 600, 700, 800, 1000, 1200, 1400, 1600)
+MIN_SIZES = (25, 50, 100, 200, 300, 400, 500, 600, 700, 800, 1000, 1200, 1400, 1600, 1800, 2000)
 MAX_SIZES = (3000, 4000, 5000, 20000)
 LOW_PASS_SIGMA = 4.0
 """Voxels; a Gaussian about as wide as a ribosome."""
@@ -63,7 +63,7 @@ LOW_PASS_SIGMA = 4.0
 
 def _default_training() -> TrainSettings:
     network = UNet3DSettings(n_classes=len(PARTICLE_NAMES))
-    return TrainSettings(network, steps=4000, batch_size=2, learning_rate=2e-3)
+    return TrainSettings(network, steps=3600, batch_size=2, learning_rate=2e-3)
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def choose_limits(
     >>> score = np.zeros((16, 16, 16), np.float32)
     >>> score[2:6, 2:6, 2:6] = 0.65
     >>> choose_limits([(score, np.array([[3.5, 3.5, 3.5]]))], 3.0).threshold
-    0.3
+    0.1
     """
     best, best_f1 = PickLimits(thresholds[0], MIN_SIZES[0], MAX_SIZES[-1]), -1.0
     for threshold in thresholds:

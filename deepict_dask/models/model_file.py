@@ -1,0 +1,152 @@
+"""What a model file says, before any weights are built.
+
+DeePiCt's ``.pth`` is read without running anything in it (see `torch_file`); our ``.safetensors``
+carries one JSON text under the metadata key ``deepict_dask``. Other kinds of file are refused with
+what they look like.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+
+from ..core.errors import ModelFileError
+from .file_kinds import PICKLE, SAFETENSORS, file_kind
+from .torch_file import Descriptor, TensorPlan, read_torch_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+
+__all__ = ["METADATA_KEY", "ModelFile", "Shapes", "understand"]
+
+METADATA_KEY = "deepict_dask"
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """A model file that was understood but whose weights were not built."""
+
+    shapes: Shapes
+    stated: dict[str, Any]
+    """Settings the file states, by the names of `UNet3DSettings`; may be empty or partial."""
+    class_names: tuple[str, ...] | None
+    voxel_spacing_angstrom: float | None
+    card: dict[str, Any]
+    weights: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
+
+
+def understand(data: bytes) -> ModelFile:
+    """Return what a file says, by its kind."""
+    kind = file_kind(data)
+    if kind == PICKLE:
+        return _from_pickle(data)
+    if kind == SAFETENSORS:
+        return _from_safetensors(data)
+    raise ModelFileError(
+        f"expected a model (DeePiCt .pth or deepict_dask .safetensors), but this looks like {kind}"
+    )
+
+
+def _from_pickle(data: bytes) -> ModelFile:
+    """Read DeePiCt's checkpoint, or a bare state dict."""
+    file = read_torch_file(data)
+    content = file.content if isinstance(file.content, dict) else {}
+    state = content.get("model_state_dict", content)
+    plans = {
+        name.removeprefix("module."): value
+        for name, value in (state.items() if isinstance(state, dict) else ())
+        if isinstance(name, str) and isinstance(value, TensorPlan)
+    }
+    if not plans:
+        raise ModelFileError(
+            "expected a checkpoint with model_state_dict, found "
+            + (f"the keys {sorted(map(str, content))}" if content else type(file.content).__name__)
+        )
+    fields = _descriptor_fields(content.get("model_descriptor"))
+    return ModelFile(
+        shapes={name: plan.shape for name, plan in plans.items()},
+        stated=_stated_by_descriptor(fields),
+        class_names=_names(fields.get("semantic_classes")),
+        voxel_spacing_angstrom=None,
+        card={**fields, **_plain({k: content.get(k) for k in ("epoch", "loss")}, rename="final_")},
+        weights=lambda: {name: file.tensor(plan) for name, plan in plans.items()},
+    )
+
+
+def _descriptor_fields(descriptor: object) -> dict[str, Any]:
+    """Return the plain fields of DeePiCt's descriptor; any may be missing (DeePiCt issue 9)."""
+    return _plain(vars(descriptor)) if isinstance(descriptor, Descriptor) else {}
+
+
+def _plain(fields: Mapping[str, Any], rename: str = "") -> dict[str, Any]:
+    """Keep the fields that JSON can hold."""
+    kept: dict[str, Any] = {}
+    for name, value in fields.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        finite = all(not isinstance(v, float) or math.isfinite(v) for v in values)
+        if value is not None and finite and all(isinstance(v, str | int | float) for v in values):
+            kept[rename + name] = list(value) if isinstance(value, tuple) else value
+    return kept
+
+
+def _stated_by_descriptor(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the architecture a descriptor states."""
+    names = {"output_classes": "n_classes"}
+    wanted = ("depth", "initial_features", "output_classes", "batch_norm")
+    stated = {names.get(k, k): fields[k] for k in wanted if k in fields}
+    dropouts = ("encoder_dropout", "decoder_dropout")
+    return stated | {
+        k: float(fields[k]) for k in dropouts if isinstance(fields.get(k), int | float)
+    }
+
+
+def _names(value: object) -> tuple[str, ...] | None:
+    """Return class names, where the value is a list of them."""
+    if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    return None
+
+
+def _from_safetensors(data: bytes) -> ModelFile:
+    """Read a safetensors file, ours or anyone's with the same tensor names."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        about = json.loads(header.pop("__metadata__", {}).get(METADATA_KEY, "{}"))
+        if about.get("kind", "unet3d") != "unet3d":
+            raise ModelFileError(f"expected a unet3d model, found kind {about['kind']!r}")
+        shapes = {name.removeprefix("module."): tuple(t["shape"]) for name, t in header.items()}
+        spacing = about.get("voxel_spacing_angstrom")
+        return ModelFile(
+            shapes=shapes,
+            stated=dict(about.get("settings", {})),
+            class_names=_names(about.get("class_names")),
+            voxel_spacing_angstrom=None if spacing is None else float(spacing),
+            card=dict(about.get("card", {})),
+            weights=lambda: _safe_weights(data),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(
+            f"a damaged or truncated safetensors file ({error}); copy the file again"
+        ) from error
+
+
+def _safe_weights(data: bytes) -> Mapping[str, torch.Tensor]:
+    """Build the tensors of a safetensors file."""
+    try:
+        tensors = load_tensors(data)
+    except SafetensorError as error:
+        raise ModelFileError(
+            f"a damaged or truncated safetensors file ({error}); copy the file again"
+        ) from error
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
