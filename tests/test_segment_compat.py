@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from deepict_dask.core.errors import ShapeMismatchError
 from deepict_dask.core.geometry import Box, Grid
 from deepict_dask.core.volume import VolumeHeader
+from deepict_dask.io.fitted import FittedReader
 from deepict_dask.models.checkpoint import save_model
 from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
 from deepict_dask.segmentation.deepict_compat import (
     NEVER_PREDICTED,
     CompatSegmentOp,
     CompatTiling,
-    FittedReader,
     compat_grid,
     reflected,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -156,18 +157,27 @@ def _interrupts_held() -> Iterator[None]:
     A terminal sends the signal to the workers too. They are stopped by the process that started
     them, which says so in one message.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python gives interrupts to the main thread only
+        return
+    seen: list[int] = []
     resource_tracker.ensure_running()  # started later, it would let interrupts through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler or signal.default_int_handler)
+    if seen:
+        raise KeyboardInterrupt
 
 
 @contextmanager
 def _local(settings: ClusterSettings) -> Iterator[Workers]:
     """Start workers on this machine."""
     from distributed import Client, LocalCluster
+    from distributed.gc import disable_gc_diagnosis
 
     n, each = plan_workers(settings)
     threads = settings.kind == "threads"
@@ -184,6 +194,8 @@ def _local(settings: ClusterSettings) -> Iterator[Workers]:
                 '--workers, and in a script call this below `if __name__ == "__main__":`'
             ) from error
         client = stack.enter_context(Client(cluster))
+        # Its callback would swallow a Ctrl-C that arrives while garbage is collected.
+        disable_gc_diagnosis(force=True)
         yield Workers(client, n, each, cluster.scheduler_address)
 
 

@@ -46,7 +46,8 @@ class MrcWriter(RawWriter):
     def _complete_header(self) -> None:
         low, high, mean, rms = _statistics(self.layout)
         with open(self.layout.file, "r+b") as file:
-            record = np.frombuffer(file.read(HEADER_BYTES), HEADER_LITTLE).copy()
+            # a view: copying a record would leave garbage in the gaps between its fields
+            record = np.frombuffer(bytearray(file.read(HEADER_BYTES)), HEADER_LITTLE)
             record["dmin"], record["dmax"] = low, high
             record["dmean"], record["rms"] = mean, rms
             file.seek(0)

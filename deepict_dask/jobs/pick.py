@@ -30,8 +30,8 @@ from ..engine import (
     request_key,
 )
 from ..engine.arrays import run_each
-from ..io.cropped import CroppedReader
 from ..io.export import export_volume
+from ..io.fitted import FittedReader
 from ..io.ome_zarr_write import create_ome_zarr
 from ..io.volumes import open_volume
 from ..labelling import LabelReduction, RelabelOp, SelectSettings
@@ -324,7 +324,7 @@ def _same_shape(score: VolumeReader, mask: VolumeReader, *, compat: bool) -> lis
     log.warning(
         "%s: shape %s differs from the score map's %s: both cut to %s", mask.path, b, a, common
     )
-    return [CroppedReader(score, common), CroppedReader(mask, common)]
+    return [FittedReader(score, common), FittedReader(mask, common)]
 
 
 def _region_is_empty(session: Session, mask: VolumeReader) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import ConfigError, ModelFileError
 from ..engine import check_budget, fingerprint, map_chunks, request_key, task_budget_bytes
 from ..engine.spectral import run_whole
+from ..io.fitted import FittedReader
 from ..io.volumes import open_volume
 from .session import measure_statistics
 from .volume_output import volume_output
@@ -173,7 +174,7 @@ def plan_segment(
     settings: SegmentSettings,
 ) -> tuple[Any, Grid, list[VolumeReader]]:
     """Measure the tomogram; choose the op, its windows and its sources."""
-    from ..segmentation.deepict_compat import CompatSegmentOp, FittedReader, compat_grid
+    from ..segmentation.deepict_compat import CompatSegmentOp, compat_grid
     from ..segmentation.deepict_statistics import statistics_of
     from ..segmentation.windows import SegmentOp
 

@@ -26,7 +26,6 @@ import numpy as np
 from ..core.errors import ShapeMismatchError
 from ..core.geometry import Box, Grid, as_vec
 from ..core.ops import ChunkOp
-from ..core.volume import VolumeHeader
 from ..models.registry import inference_network, loaded_model
 from .windows import chosen_class, network_bytes, normalise, predict_window
 
@@ -34,12 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..core.geometry import Block, Vec
-    from ..core.volume import VolumeReader
 
 __all__ = [
     "CompatSegmentOp",
     "CompatTiling",
-    "FittedReader",
     "compat_grid",
     "reflected",
 ]
@@ -253,38 +250,3 @@ def compat_grid(shape: Vec, chunk_shape: Vec, op: CompatSegmentOp) -> Grid:
     inner = op.tiling.inner
     write_shape = as_vec([math.lcm(chunk, inner) for chunk in chunk_shape])
     return Grid(shape, write_shape, op.halo)
-
-
-@dataclass(frozen=True)
-class FittedReader:
-    """A volume seen at another shape: cropped where it is larger, zero where it is smaller.
-
-    DeePiCt crops tomogram and region mask to the smaller of both. With the mask fitted to the
-    tomogram, blocks can be read alike from both.
-    """
-
-    source: VolumeReader
-    shape: Vec
-
-    @property
-    def path(self) -> str:
-        """Where the volume is."""
-        return self.source.path
-
-    @property
-    def header(self) -> VolumeHeader:
-        """The source's header with the other shape."""
-        inner = self.source.header
-        return VolumeHeader(
-            self.shape, inner.dtype, inner.voxel_spacing_angstrom, inner.origin_angstrom
-        )
-
-    def read(self, box: Box) -> Array:
-        """Return a new zyx array of the box."""
-        array = np.zeros(box.shape, dtype=self.header.dtype)
-        limit = self.source.header.shape
-        start = as_vec(np.minimum(box.start, limit))
-        there = Box(start, as_vec(np.minimum(box.stop, limit)))
-        if there.n_voxels:
-            array[there.slices_in(box)] = self.source.read(there)
-        return array
