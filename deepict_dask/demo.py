@@ -67,7 +67,7 @@ def run_demo(
             seed=settings.seed,
         )
     )
-    paths = write_cell(cell, folder / "cell")
+    paths = write_cell(cell, folder / "cell", overwrite=session.overwrite)
     say(f"made a synthetic cell of {cell.tomogram.shape} voxels (zyx): {paths['tomogram']}")
     config = demo_config(paths["tomogram"], folder)
     (folder / "run.yaml").write_text(dump_run_config(config))
