@@ -244,9 +244,9 @@ def test_picks_are_centroids_of_components_within_the_limits():
     score = np.zeros((16, 16, 16), np.float32)
     score[1:3, 1:3, 1:3] = 0.9
     score[6:10, 6:10, 6:10] = 0.9
-    assert find_picks(score, PickLimits(0.5, 8, 64)).tolist() == [[7.5, 7.5, 7.5]]
-    assert len(find_picks(score, PickLimits(0.5, 7, 64))) == 2
-    assert len(find_picks(score, PickLimits(0.5, 7, 63))) == 1
+    assert find_picks(score, PickLimits(0.5, 9, 64)).tolist() == [[7.5, 7.5, 7.5]]
+    assert len(find_picks(score, PickLimits(0.5, 8, 64))) == 2
+    assert len(find_picks(score, PickLimits(0.5, 8, 63))) == 1
 
 
 def test_chosen_limits_drop_what_is_small_and_false():
@@ -254,7 +254,7 @@ def test_chosen_limits_drop_what_is_small_and_false():
     score[2:6, 2:6, 2:6] = 0.95
     score[20:26, 20:26, 20:26] = 0.95
     limits = choose_limits([(score, np.array([[22.5, 22.5, 22.5]]))], match_radius=2.0)
-    assert 64 <= limits.min_size < 216 <= limits.max_size
+    assert 64 < limits.min_size <= 216 <= limits.max_size
 
 
 def test_the_groups_of_cells_share_no_seed():

@@ -87,7 +87,7 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class PickLimits:
-    """Which components of a score map are picks: n_voxels > min_size and <= max_size."""
+    """Which components of a score map are picks: min_size <= n_voxels <= max_size."""
 
     threshold: float
     min_size: int
@@ -230,7 +230,7 @@ def find_picks(score: Floats, limits: PickLimits) -> Points:
     [[3.0, 3.0, 3.0]]
     """
     sizes, centroids = _components(score, limits.threshold)
-    return centroids[(sizes > limits.min_size) & (sizes <= limits.max_size)]
+    return centroids[(sizes >= limits.min_size) & (sizes <= limits.max_size)]
 
 
 def choose_limits(
@@ -261,7 +261,7 @@ def choose_limits(
         found = [(*_components(score, threshold), truth) for score, truth in scored]
         for low, high in itertools.product(MIN_SIZES, MAX_SIZES):
             scores = [
-                score_picks(centroids[(sizes > low) & (sizes <= high)], truth, match_radius)
+                score_picks(centroids[(sizes >= low) & (sizes <= high)], truth, match_radius)
                 for sizes, centroids, truth in found
             ]
             f1 = float(np.mean([score.f1 for score in scores]))
