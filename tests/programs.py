@@ -1,4 +1,4 @@
-"""Run deepict-dask as users do, as a program of its own: watch it, kill it, compare what it left."""
+"""Run deepict-dask as users do, as a program of its own; watch it, kill it, see what it left."""
 
 from __future__ import annotations
 

@@ -183,8 +183,16 @@ class StagedOutput:
 
     def __exit__(self, *exc: object) -> None:
         if not self._worth_keeping:
-            remove(self.partial)
+            self._abandon()
         self._release()
+
+    def _abandon(self) -> None:
+        """Remove the partial folder, as far as tasks that still run let us.
+
+        Without its note it is never taken up again, whatever a dying worker adds to it.
+        """
+        (self.partial / ".request").unlink(missing_ok=True)
+        shutil.rmtree(self.partial, ignore_errors=True)
 
     def _refuse_existing(self) -> None:
         """Refuse to replace what is there, unless it is an old output of this kind."""

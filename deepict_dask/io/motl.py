@@ -19,7 +19,7 @@ import numpy as np
 
 from ..core.errors import PicksFormatError
 from .picks_table import checked_picks, make_picks
-from .text_table import TextTable, fixed, read_text_table, significant
+from .text_table import TextTable, all_fixed, all_significant, read_text_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 N_MOTL_COLUMNS = 20
+_PIECE_ROWS = 1 << 16
+"""Rows turned into text at a time: as Python strings they take 20 times the room."""
 
 _KEPT = {
     "tomogram_number": 5,
@@ -135,17 +137,20 @@ def dump_motl_csv(table: pd.DataFrame, *, compat: bool = False) -> bytes:
     """
     if compat:
         lines = [",".join(str(value) for value in row) for row in _as_published(table)]
-    else:
-        lines = [_fractional_line(row) for row in _motl_values(table)]
-    return "".join(f"{line}\n" for line in lines).encode()
+        return "".join(f"{line}\n" for line in lines).encode()
+    values = _motl_values(table)
+    pieces = range(0, len(values), _PIECE_ROWS)
+    return "".join(_fractional_lines(values[i : i + _PIECE_ROWS]) for i in pieces).encode()
 
 
-def _fractional_line(row: np.ndarray[Any, Any]) -> str:
+def _fractional_lines(rows: np.ndarray[Any, Any]) -> str:
+    """Return rows as text: positions with three decimals, other numbers as short as they are."""
     places = {1, 2, 7, 8, 9}
-    return ",".join(
-        fixed(value, 3) if column in places else significant(value)
-        for column, value in enumerate(row)
-    )
+    columns = [
+        all_fixed(values, 3) if column in places else all_significant(values)
+        for column, values in enumerate(rows.T)
+    ]
+    return "".join(f"{','.join(cells)}\n" for cells in zip(*columns, strict=True))
 
 
 def dump_motl_em(table: pd.DataFrame) -> bytes:

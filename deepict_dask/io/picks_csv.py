@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.errors import PicksFormatError
 from .picks_table import by_falling_score, checked_picks, make_picks
-from .text_table import TextTable, fixed, is_number, read_text_table, significant
+from .text_table import TextTable, all_fixed, is_number, read_text_table, significant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ _FIRST = ("score", "x", "y", "z", "n_voxels", "label", "class_name")
 def _column_text(name: str, values: pd.Series[Any]) -> list[str]:
     """Return one column as text: positions, floats, then whatever prints."""
     if name in ("z", "y", "x"):
-        return [fixed(value, 3) for value in values]
+        return all_fixed(values, 3)
     if values.dtype.kind == "f":
         blank = "nan" if name == "score" else ""
         return [blank if np.isnan(value) else significant(value) for value in values]

@@ -28,7 +28,7 @@ import numpy as np
 
 from ..core.errors import PicksFormatError
 from .picks_table import TomogramFrame, checked_picks, make_picks
-from .text_table import fixed, significant
+from .text_table import all_fixed, all_significant, significant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -121,11 +121,11 @@ def _particle_columns(
     names = _tomogram_names(picks, frame)
     columns = {"rlnTomoName": names}
     for name, values in zip(position_names, xyz.T, strict=True):
-        columns[name] = [fixed(value, 6) for value in values]
+        columns[name] = all_fixed(values, 6)
     columns["rlnOpticsGroup"] = ["1"] * len(picks)
     columns["rlnTomoParticleName"] = _particle_names(names)
     if picks["score"].notna().all():
-        columns["rlnAutopickFigureOfMerit"] = [significant(value) for value in picks["score"]]
+        columns["rlnAutopickFigureOfMerit"] = all_significant(picks["score"])
     for name in picks.columns:
         if name not in {"z", "y", "x", "score", "tomogram_name", *_SPENT}:
             columns[re.sub(r"\s+", "_", name)] = [_text(value) for value in picks[name]]
@@ -175,7 +175,8 @@ def _text(value: Any) -> str:
 
 def _quoted(cell: str) -> str:
     """Return a cell as one STAR word."""
-    return f'"{cell}"' if not cell or re.search(r"\s", cell) or cell[0] in "#_'" else cell
+    is_one_word = cell.split() == [cell] and cell[0] not in "#_'"
+    return cell if is_one_word else f'"{cell}"'
 
 
 def _block(name: str, columns: Mapping[str, list[str]]) -> str:

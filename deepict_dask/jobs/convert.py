@@ -64,13 +64,14 @@ class CopyOp(ChunkOp):
         return whole
 
     def bytes_needed(self, window_shape: Vec) -> int:
-        """Return the bytes of the window as read, with its copies, as written and as packed."""
+        """Return the bytes of the window with its copies, as stored, and as written and packed."""
         source, written = np.dtype(self.source_dtype), np.dtype(self.dtype)
-        n_copies = 1
-        if source.kind == "f":
-            n_copies += (self.fill_nonfinite is not None) + (written.kind in "iu")
-        at_ends = max(source.itemsize, 2 * written.itemsize)
-        return math.prod(window_shape) * (n_copies * source.itemsize + at_ends)
+        per_voxel = source.itemsize + max(source.itemsize, written.itemsize) + written.itemsize
+        if source.kind == "f" and self.fill_nonfinite is not None:
+            per_voxel += source.itemsize + 1
+        if source.kind == "f" and written.kind in "iu":
+            per_voxel += source.itemsize
+        return math.prod(window_shape) * per_voxel
 
 
 def voxel_type(name: str) -> str:

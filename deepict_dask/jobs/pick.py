@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ from ..labelling.op import sorted_rows
 from ..particles import cluster_table
 from ..particles.tables import centroids
 from ..regions import chessboard_distances
-from .pick_nothing import warn_of_nothing
+from .pick_nothing import warn_of_everything, warn_of_nothing
 from .pick_outputs import PickReport, write_tables
 from .session import measure_statistics
 
@@ -121,6 +122,7 @@ def pick_particles(
     OutputExistsError
         The folder exists.
     """
+    started = datetime.now(UTC)
     score = score.absolute()  # workers may run in another folder
     region = region and region.absolute()
     request = {
@@ -149,6 +151,7 @@ def pick_particles(
             request={**request, "key": key},
             tomogram_name=tomogram_name or target.name,
             inputs={"score": str(score), "region": region and str(region)},
+            started=started,
         )
         job.clean()
         staged.commit()
@@ -201,6 +204,7 @@ class _PickJob:
         rows = sorted_rows(np.concatenate([root.kept, *kept]))
         if len(rows) == 0:
             warn_of_nothing(self.session, self.sources[0], s, n_clusters=root.n_finished)
+        warn_of_everything(self.sources[0], rows)
         return rows
 
     def region_distances(self, rows: ClusterRows) -> Array:

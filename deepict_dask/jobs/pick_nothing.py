@@ -1,4 +1,4 @@
-"""Why were there no picks? Said in words, with the numbers that help to choose other settings."""
+"""Why were there no picks, or nothing but one? With the numbers that help to choose settings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from .session import measure_statistics
 if TYPE_CHECKING:
     from ..config import PickSettings
     from ..core.statistics import VolumeStatistics
+    from ..core.tables import ClusterRows
     from ..core.volume import VolumeReader
     from .session import Session
 
-__all__ = ["reason_for_nothing", "warn_of_nothing"]
+__all__ = ["reason_for_nothing", "warn_of_everything", "warn_of_nothing"]
 
 log = logging.getLogger("deepict_dask")
 
@@ -36,6 +37,15 @@ def warn_of_nothing(
     """
     found = measure_statistics(session, score, name="score range")
     log.warning("%s: %s", score.path, reason_for_nothing(found, settings, n_clusters))
+
+
+def warn_of_everything(score: VolumeReader, rows: ClusterRows) -> None:
+    """Warn where the one cluster is the whole volume: a constant map, or one of other numbers."""
+    if len(rows) == 1 and rows["n_voxels"][0] == score.header.n_voxels:
+        log.warning(
+            "%s: every voxel is above the threshold, so the one cluster is the whole volume; "
+            "is this a score map, and --threshold in its range?", score.path,
+        )  # fmt: skip
 
 
 def reason_for_nothing(found: VolumeStatistics, settings: PickSettings, n_clusters: int) -> str:

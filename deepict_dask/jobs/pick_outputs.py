@@ -6,6 +6,7 @@ import json
 import logging
 import platform
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ def write_tables(
     request: dict[str, Any],
     tomogram_name: str,
     inputs: dict[str, Any],
+    started: datetime,
 ) -> PickReport:
     """Write the cluster table, the particle lists and the record of the run.
 
@@ -61,6 +63,8 @@ def write_tables(
         Name in the STAR file.
     inputs
         Paths of the inputs, for the record.
+    started
+        When the job began, for the record.
     """
     clusters.to_parquet(folder / "clusters.parquet", index=False)
     picks = picks_table(clusters, settings.class_name)
@@ -79,7 +83,14 @@ def write_tables(
         )  # fmt: skip
     else:
         write_picks(picks, folder / "picks.star", **frame)
-    record = {"versions": versions(), "inputs": inputs, "request": request, "n_picks": len(picks)}
+    record = {
+        "versions": versions(),
+        "inputs": inputs,
+        "request": request,
+        "n_picks": len(picks),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     (folder / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
     return PickReport(folder, len(picks))
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from ..core.errors import ConfigError
 from ..engine import StagedOutput
 from ..engine.staging import ZARR_MARKS
+from ..io.endings import kind_of
 from ..io.export import export_volume
 from ..io.ome_zarr_write import ZarrWriter, create_ome_zarr, resume_ome_zarr
-from ..io.volumes import is_volume_path, open_volume
+from ..io.volumes import open_volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +62,7 @@ class VolumeOutput:
     def finish(self) -> None:
         """Give the output its name."""
         target = self.staged.path
-        if target.suffix == ".zarr":
+        if kind_of(target) == "zarr":
             self.staged.commit("volume.zarr")
             return
         made = self.staged.partial / f"volume{target.suffix}"
@@ -83,12 +84,13 @@ def volume_output(
     OutputExistsError
         The output exists and may not be replaced.
     """
-    if not is_volume_path(path) or path.suffix in (".gz", ".bz2"):
+    kind = kind_of(path)
+    if not kind:
         raise ConfigError(
             f"{path}: expected an output ending in .zarr, .mrc, .rec, .map, .em or .tif, "
             f"found {path.suffix or 'none'}"
         )
-    marks = ZARR_MARKS if path.suffix == ".zarr" else ()
+    marks = ZARR_MARKS if kind == "zarr" else ()
     with StagedOutput(path, key, overwrite=session.overwrite, marks=marks) as staged:
         output = VolumeOutput(staged, dtype)
         yield output
