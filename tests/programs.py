@@ -97,15 +97,24 @@ def wait_until(condition, process):
         time.sleep(0.001)
 
 
-def kill_when(condition, *arguments):
-    """Run the program, kill it with SIGKILL at a mark of progress; wait until its workers end."""
+def kill_when(condition, *arguments, may_end=False):
+    """Run the program, kill it with SIGKILL at a mark of progress; wait until its workers end.
+
+    Returns whether it was killed: with ``may_end`` it may have passed a short-lived mark and ended.
+    """
     process = start(*arguments)
-    wait_until(condition, process)
+    try:
+        wait_until(condition, process)
+    except AssertionError:
+        if may_end and process.returncode == 0:
+            return False
+        raise
     workers = workers_of(process)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=PATIENCE_S)
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive, "workers outlived their driver"
+    return True
 
 
 def files_of(folder):

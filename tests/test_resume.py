@@ -105,8 +105,9 @@ def test_a_conversion_killed_at_its_start_or_while_exporting_ends_with_the_same_
 
     run(*convert(tmp_path / "undisturbed.mrc"))
     target = tmp_path / "cell.mrc"
-    kill_when(lambda: [*partial_of(target).glob(mark)], *convert(target))
-    run(*convert(target))
+    if kill_when(lambda: [*partial_of(target).glob(mark)], *convert(target), may_end=True):
+        assert not target.exists()
+        run(*convert(target))
     assert target.read_bytes() == (tmp_path / "undisturbed.mrc").read_bytes()
 
 
@@ -158,7 +159,9 @@ def test_unfinished_picks_of_another_threshold_are_not_used(undisturbed, thresho
     kill_when(chunks.exists, *pick(target, threshold + 0.001))
     run(*pick(target, threshold))
     run(*pick(tmp_path / "two" / "picks", threshold))
-    assert files_of(target) == files_of(tmp_path / "two" / "picks")
+    one, two = files_of(target), files_of(tmp_path / "two" / "picks")
+    assert one.pop("run.json") != two.pop("run.json")  # it notes times
+    assert one == two
     assert len((target / "picks.csv").read_text().splitlines()) > 20
 
 
@@ -209,7 +212,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(
     kill_when((partial_of(picks) / "nodes").exists, *command)
     made = times_of(scores)
     kill_when((partial_of(picks) / "segmentation.zarr" / "0" / "c").exists, *command)
-    kill_when((partial_of(picks) / "clusters.parquet").exists, *command)
+    kill_when((partial_of(picks) / "clusters.parquet").exists, *command, may_end=True)
     run(*command)
     assert times_of(scores) == made, "the score map was made again"
     assert results_of(tmp_path) == results_of(finished)
