@@ -17,7 +17,7 @@ demo: venv
 	$(BIN)/deepict-dask demo demo --overwrite
 
 test: venv
-	$(BIN)/python -m pytest tests deepict_dask
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests deepict_dask
 
 check: venv
 	$(BIN)/ruff format --check .

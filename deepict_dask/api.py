@@ -84,7 +84,8 @@ def open_tomogram(
     assert header.voxel_spacing_angstrom is not None  # open_volume refuses unknown spacing
     fitted = as_vec([min(c, n) for c, n in zip(chunks, header.shape, strict=True)])
     data = lazy.lazy_reader(reader, fitted)
-    return _array(data, header.voxel_spacing_angstrom, header.origin_angstrom)
+    volume = _array(data, header.voxel_spacing_angstrom, header.origin_angstrom)
+    return volume.rename(class_name or "tomogram")
 
 
 def _array(data: Any, spacing: float, origin: Sequence[float]) -> xr.DataArray:

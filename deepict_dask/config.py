@@ -289,6 +289,11 @@ def load_run_config(path: Path) -> RunConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: expected YAML, found something else: {reason}") from None
+    if isinstance(values, dict) and {"dataset_table", "tomos_sets"} & values.keys():
+        raise ConfigError(
+            f"{path}: expected a config of deepict-dask, found one of DeePiCt, which is not read "
+            "yet; write a new one: README, sections 'A first real run' and 'Coming from DeePiCt'"
+        )
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys such as tomograms and output, found none")
     config: RunConfig = settings_from(RunConfig, values, str(path))

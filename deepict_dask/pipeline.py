@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.errors import ConfigError, DeepictError, OutputExistsError, WorkFailedError
+from .core.errors import ConfigError, DeepictError, OutputExistsError, VolumeFormatError
 from .engine import fingerprint, request_key
 from .io.dataset import TomogramEntry, list_tomograms
 from .jobs.equalize import equalize_volume
 from .jobs.pick import pick_particles
-from .jobs.segment import segment_volume
+from .jobs.segment import chosen_class, segment_volume
+from .models.checkpoint import model_info
 from .models.registry import resolve_model
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ class StageRecord:
     def answers(self, output: str, key: str) -> bool:
         """Say whether a finished output of this name answers the request."""
         return self._keys().get(output) == key and (self._folder / output).exists()
+
+    def outputs(self) -> list[str]:
+        """Return the names of the finished outputs that are there."""
+        return [output for output in self._keys() if (self._folder / output).exists()]
 
     def note(self, output: str, key: str) -> None:
         """Note that an output is finished; written in one step."""
@@ -167,8 +172,7 @@ def check_config(config: RunConfig, entries: list[TomogramEntry]) -> None:
     for what, found in (("segment: models", names), ("pick: classes", folders)):
         if len(set(found)) < len(found):
             raise ConfigError(f"{what}: expected different names, found one twice in {found}")
-    for segment in config.segment:
-        resolve_model(segment.model)
+    _check_classes(config)
     for region in config.regions:
         if region.path is not None and not region.path.exists():
             raise ConfigError(f"regions: {region.name}: expected a file, found none: {region.path}")
@@ -178,6 +182,25 @@ def check_config(config: RunConfig, entries: list[TomogramEntry]) -> None:
             raise OutputExistsError(
                 f"{folder}: expected an empty folder or results of an earlier run, "
                 "found other files; give another output"
+            )
+
+
+def _check_classes(config: RunConfig) -> None:
+    """Refuse pick sections whose class no model has."""
+    known: list[str] = []
+    for segment in config.segment:
+        names = model_info(resolve_model(segment.model)).class_names
+        chosen_class(names, segment.classes, segment.model)
+        known += segment.classes or names
+    for pick in config.pick:
+        if pick.class_name is not None and pick.class_name not in known:
+            raise ConfigError(
+                f"pick: class: expected one of the models' classes {', '.join(known)}, "
+                f"found {pick.class_name}"
+            )
+        if pick.class_name is None and len(known) > 1:
+            raise ConfigError(
+                f"pick: class: expected one of the models' classes {', '.join(known)}, found none"
             )
 
 
@@ -193,7 +216,7 @@ def _run_one(
 ) -> dict[str, int]:
     """Run all stages of one tomogram."""
     if not entry.path.exists():
-        raise WorkFailedError(
+        raise VolumeFormatError(
             f"{entry.path}: expected a tomogram, found no such file; check the path"
         )
     folder = config.output / entry.name
@@ -201,10 +224,15 @@ def _run_one(
     stages = _Stages(session, config, entry, folder, StageRecord(folder), say)
     tomogram = stages.equalize()
     maps = {segment: stages.segment(tomogram, segment) for segment in config.segment}
-    return {
+    counts = {
         pick_folder_of(pick, i): stages.pick(stages.map_for(pick, maps), pick, i)
         for i, pick in enumerate(config.pick)
     }
+    current = {"equalized.zarr", *counts, *(path.name for path in maps.values())}
+    for output in stages.record.outputs():
+        if output not in current or (output == "equalized.zarr" and config.equalize is None):
+            say(f"{entry.name}: {output} is of an earlier config and was left as it is")
+    return counts
 
 
 @dataclass(frozen=True)

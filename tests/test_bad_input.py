@@ -385,7 +385,7 @@ def test_a_run_of_a_missing_tomogram_names_it(model, tmp_path):
     values = {"tomograms": "gone.mrc", "output": "out", "segment": [{"model": str(model)}]}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     outcome = deepict("run", tmp_path / "run.yaml", *THREADS)
-    check_one_message(outcome, "gone.mrc", "expected a tomogram", "check the path", code=1)
+    check_one_message(outcome, "gone.mrc", "expected a tomogram", "check the path", code=2)
     assert not (tmp_path / "out").exists()
 
 

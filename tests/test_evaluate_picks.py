@@ -175,3 +175,20 @@ def test_scores_that_are_all_unknown_leave_the_order_given():
 def test_what_cannot_be_matched_is_refused(picks, true, radius, scores, message):
     with pytest.raises(PicksFormatError, match=message):
         match_picks(picks, true, radius, scores=scores)
+
+
+def test_lists_of_several_classes_are_compared_class_by_class():
+    import pandas as pd
+
+    from deepict_dask.core.errors import ConfigError
+    from deepict_dask.evaluate.picks import same_class
+
+    truth = pd.DataFrame({"x": range(4), "class_name": ["ribosome", "ball", "ribosome", "fas"]})
+    ribosomes = pd.DataFrame({"x": range(3), "class_name": "ribosome"})
+    plain = pd.DataFrame({"x": range(5)})
+    assert [len(t) for t in same_class(ribosomes, truth)] == [3, 2]
+    assert [len(t) for t in same_class(plain, truth, "fas")] == [5, 1]
+    assert [len(t) for t in same_class(plain, plain)] == [5, 5]
+    for predicted, name in ((plain, None), (truth, None), (ribosomes, "spoon")):
+        with pytest.raises(ConfigError, match="ribosome"):
+            same_class(predicted, truth, name)

@@ -137,8 +137,16 @@ def test_a_placeholder_spacing_is_warned_about_unless_overridden(tmp_path, caplo
     with caplog.at_level(logging.WARNING, "deepict_dask"):
         open_volume(tmp_path / "a.mrc")
         assert len(caplog.records) == warned
-        open_volume(tmp_path / "a.mrc", voxel_spacing_angstrom=8.0)
+        open_volume(tmp_path / "a.mrc", voxel_spacing_angstrom=spacing * 1.001)
     assert len(caplog.records) == warned
+
+
+def test_a_spacing_that_contradicts_the_file_is_used_and_warned_about(tmp_path, caplog):
+    tomogram(tmp_path / "a.mrc", spacing=13.48)
+    with caplog.at_level(logging.WARNING, "deepict_dask"):
+        reader = open_volume(tmp_path / "a.mrc", voxel_spacing_angstrom=8.0)
+    assert reader.header.voxel_spacing_angstrom == 8.0
+    assert "the file says 13.48 Å per voxel, 8 Å is used" in caplog.text
 
 
 def test_a_header_of_one_interval_in_z_is_repaired_and_warned_about(real, tmp_path, caplog):

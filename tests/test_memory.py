@@ -5,6 +5,7 @@ Peaks are VmHWM of Linux: the largest resident size a process has had.
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -50,6 +51,19 @@ def converted(labels_file, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def picked(converted, tmp_path_factory):
+    """Pick one label of the store, once; return the folder and the peaks."""
+    folder = tmp_path_factory.mktemp("picked")
+
+    @functools.cache
+    def pick(label):
+        target = folder / str(label)
+        return target, run_measured("pick", converted[0], target, "--label-value", label, *LIMITED)
+
+    return pick
+
+
+@pytest.fixture(scope="module")
 def label_volume(labels_file):
     with mrcfile.open(labels_file, permissive=True) as file:
         return file.data
@@ -80,12 +94,11 @@ def test_a_packed_volume_of_278_million_voxels_is_converted_within_1_gib(convert
 
 @pytest.mark.parametrize("label", [1, 2, 3])
 def test_clusters_of_a_volume_of_278_million_voxels_equal_scipys_within_1_gib(
-    converted, label_volume, tmp_path, label
+    picked, label_volume, label
 ):
-    store, _ = converted
-    peaks = run_measured("pick", store, tmp_path / "picks", "--label-value", label, *LIMITED)
+    folder, peaks = picked(label)
     assert_bounded(peaks)
-    table = pd.read_parquet(tmp_path / "picks" / "clusters.parquet")
+    table = pd.read_parquet(folder / "clusters.parquet")
     found = sorted(table[["n_voxels", "z", "y", "x"]].itertuples(index=False, name=None))
     expected = clusters_of(label_volume == label)
     assert [row[0] for row in found] == [row[0] for row in expected]
@@ -93,14 +106,12 @@ def test_clusters_of_a_volume_of_278_million_voxels_equal_scipys_within_1_gib(
 
 
 def test_picks_straight_from_the_packed_file_equal_those_from_the_store(
-    converted, labels_file, tmp_path
+    picked, labels_file, tmp_path
 ):
-    wish = ("--label-value", 1, *LIMITED)
-    assert_bounded(run_measured("pick", labels_file, tmp_path / "packed", *wish))
-    run_measured("pick", converted[0], tmp_path / "store", *wish)
-    for name in ("picks.csv", "motl.csv"):
-        packed, stored = (tmp_path / folder / name for folder in ("packed", "store"))
-        assert packed.read_bytes() == stored.read_bytes()
+    packed, wish = tmp_path / "packed", ("--label-value", 1, *LIMITED)
+    assert_bounded(run_measured("pick", labels_file, packed, *wish))
+    for name in ("picks.csv", "motl.csv", "clusters.parquet"):
+        assert (packed / name).read_bytes() == (picked(1)[0] / name).read_bytes()
 
 
 def write_noise(path, shape, density, seed=0):

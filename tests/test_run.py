@@ -16,7 +16,7 @@ import pytest
 import starfile
 
 from deepict_dask.config import RunConfig, load_run_config
-from deepict_dask.core.errors import ConfigError, OutputExistsError, WorkFailedError
+from deepict_dask.core.errors import ConfigError, OutputExistsError, VolumeFormatError
 from deepict_dask.jobs.session import Session
 from deepict_dask.pipeline import run_pipeline
 from deepict_dask.plan import plan_run, remove_results
@@ -149,7 +149,7 @@ def test_foreign_files_in_the_output_are_left_alone(two_workers, table):
 
 def test_a_missing_single_tomogram_is_an_error(two_workers, table, tmp_path):
     config = table.model_copy(update={"tomograms": tmp_path / "none.mrc"})
-    with pytest.raises(WorkFailedError, match="no such file"):
+    with pytest.raises(VolumeFormatError, match="no such file"):
         run_pipeline(Session(two_workers), config)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..core.errors import ConfigError
 from .options import (
     ChunksOption,
     ClusterOption,
@@ -43,9 +44,9 @@ def pick(
         Path | None, typer.Option("--region-mask", help="Lamella, compartment, membrane")
     ] = None,
     contact_mode: Annotated[
-        str,
-        typer.Option("--contact-mode", help="intersection, contact or colocalization."),
-    ] = "intersection",
+        str | None,
+        typer.Option("--contact-mode", help="intersection [default], contact or colocalization"),
+    ] = None,
     contact_distance: Annotated[
         int, typer.Option("--contact-distance", help="For colocalization: voxels.")
     ] = 10,
@@ -53,6 +54,10 @@ def pick(
         str | None, typer.Option("--class", help="Class of a multi-class score map")
     ] = None,
     label_map: Annotated[bool, typer.Option("--label-map", help="Write it too.")] = False,
+    tomogram_name: Annotated[
+        str | None,
+        typer.Option("--tomogram-name", help="Name in the STAR file [default: SCORE's]"),
+    ] = None,
     volume_format: Annotated[str, typer.Option("--format", help="zarr or mrc.")] = "zarr",
     compat: CompatOption = None,
     voxel_spacing_angstrom: SpacingOption = None,
@@ -73,16 +78,21 @@ def pick(
     values: dict[str, Any] = {
         "class": class_name, "threshold": threshold, "label_value": label_value,
         "min_size": min_size, "max_size": max_size, "connectivity": connectivity,
-        "border": three(border, "--border"), "contact_mode": contact_mode,
+        "border": three(border, "--border"), "contact_mode": contact_mode or "intersection",
         "contact_distance": contact_distance, "label_map": label_map, "format": volume_format,
         "compat": compat,
     }  # fmt: skip
     settings = settings_from(PickSettings, values, "pick")
+    if contact_mode is not None and region_mask is None:
+        raise ConfigError("--contact-mode: expected a --region-mask with it, found none")
     with open_session(
         cluster=cluster, workers=workers, memory=memory, chunks=chunks, overwrite=overwrite,
         progress=progress, voxel_spacing_angstrom=voxel_spacing_angstrom,
     ) as session:  # fmt: skip
-        report = pick_particles(session, score, folder, settings, region=region_mask)
+        report = pick_particles(
+            session, score, folder, settings,
+            region=region_mask, tomogram_name=tomogram_name or score.name.split(".")[0],
+        )  # fmt: skip
     say(f"{report.n_picks} picks in {folder}")
 
 
@@ -95,6 +105,12 @@ def convert_picks(
     ] = None,
     tomogram_name: Annotated[
         str | None, typer.Option("--tomogram-name", help="Name in STAR files")
+    ] = None,
+    file_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="csv, motl, motl-deepict, em, star or relion4, if not by name"
+        ),
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -115,7 +131,7 @@ def convert_picks(
         "tomogram_name": tomogram_name,
     }
     picks = read_picks(source, **frame)
-    write_picks(picks, target, **frame)
+    write_picks(picks, target, file_format=file_format, **frame)
     say(f"{len(picks)} picks in {target}")
 
 
@@ -128,20 +144,23 @@ def evaluate_picks(
     tomogram_shape: Annotated[
         str | None, typer.Option("--tomogram-shape", metavar="Z,Y,X", help="Voxels")
     ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Class, where a list has several")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Count true and false picks, matched one to one by falling score.
 
     Example: deepict-dask evaluate picks picks/picks.csv truth.csv --radius 10
     """
-    from ..evaluate.picks import score_picks
+    from ..evaluate.picks import same_class, score_picks
     from ..io.picks import read_picks
 
     shape = None if tomogram_shape is None else three(tomogram_shape, "--tomogram-shape")
     frame: dict[str, Any] = {
         "voxel_spacing_angstrom": voxel_spacing_angstrom, "tomogram_shape": shape,
     }  # fmt: skip
-    found, true = read_picks(predicted, **frame), read_picks(truth, **frame)
+    found, true = same_class(read_picks(predicted, **frame), read_picks(truth, **frame), class_name)
     result = score_picks(
         found[["z", "y", "x"]].to_numpy(),
         true[["z", "y", "x"]].to_numpy(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from .options import (
     open_session,
     say,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def run(
@@ -47,12 +50,12 @@ def run(
         say(dump_run_config(config))
         say("\n".join(plan_run(config, workers=workers, memory=memory)))
         return
-    if not resume:
-        remove_results(config)
     with open_session(
         cluster=cluster or where.kind, workers=workers, memory=memory, device=where.device,
         progress=progress,
     ) as session:  # fmt: skip
+        if not resume:
+            remove_results(config)
         report = run_pipeline(session, config, say=say)
     if report.failed:
         from ..core.errors import WorkFailedError
@@ -112,9 +115,24 @@ def show_model(
     from ..models.registry import resolve_model
 
     found = model_info(resolve_model(model))
-    for name in found.__dataclass_fields__:
-        value = getattr(found, name)
-        say(f"{name:<24} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
+    for name, value in model_lines(found):
+        say(f"{name:<28} {value}")
+
+
+def model_lines(found: Any) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a model, name by name."""
+    yield "file", str(found.path)
+    yield "classes", ", ".join(found.class_names)
+    spacing = found.voxel_spacing_angstrom
+    yield "voxel spacing", "not stated" if spacing is None else f"{spacing:g} Å"
+    for name, value in vars(found.settings).items():
+        yield name.replace("_", " "), str(value)
+    yield "parameters", str(found.n_parameters)
+    yield "halo", f"{found.halo} voxels"
+    for name, limits in found.card.get("recommended", {}).items():
+        yield f"recommended for {name}", ", ".join(f"{k} {v}" for k, v in limits.items())
+    yield "about", str(found.card.get("about", ""))
+    yield "sha256", str(found.sha256)
 
 
 def doctor() -> None:
@@ -133,7 +151,7 @@ def doctor() -> None:
     try:
         say(f"{'GPU':<24} {resolve_device('cuda')}")
     except DeviceError as error:
-        say(f"{'GPU':<24} none: {error}")
+        say(f"{'GPU':<24} not used, networks run on the CPU ({error})")
 
 
 def register(app: typer.Typer, models_app: typer.Typer) -> None:

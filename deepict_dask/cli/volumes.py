@@ -54,6 +54,9 @@ def convert(
     fill_nonfinite: Annotated[
         float | None, typer.Option("--fill-nonfinite", help="Replace NaN and infinite voxels.")
     ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Class of a score map with several")
+    ] = None,
     cluster: ClusterOption = "local",
     workers: WorkersOption = None,
     memory: MemoryOption = None,
@@ -72,8 +75,9 @@ def convert(
     ) as session:  # fmt: skip
         shape = None if shards is None else three(shards, "--shards")
         convert_volume(
-            session, source, target, dtype=dtype, shards=shape, fill_nonfinite=fill_nonfinite
-        )
+            session, source, target, dtype=dtype, shards=shape,
+            fill_nonfinite=fill_nonfinite, class_name=class_name,
+        )  # fmt: skip
     say(f"wrote {target}")
 
 

@@ -35,6 +35,8 @@ class Progress:
     @contextmanager
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
         """Show one stage of ``total`` blocks, of which ``done`` were finished before."""
+        if self._shown and done:
+            print(f"{name}: continuing, {done} of {total} blocks are done", file=sys.stderr)
         if not self._shown:
             yield lambda _n: None
         elif sys.stderr.isatty():

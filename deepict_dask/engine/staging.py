@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,6 +31,8 @@ FOLDER_MARKS = ("run.json",)
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 """Files that tell a Zarr store."""
 
+_REMOVALS = 50
+"""How often to try to remove a folder that tasks on the workers may still write to."""
 _SAMPLE_BYTES = 1 << 16
 _N_SAMPLES = 64
 
@@ -192,7 +195,11 @@ class StagedOutput:
         Without its note it is never taken up again, whatever a dying worker adds to it.
         """
         (self.partial / ".request").unlink(missing_ok=True)
-        shutil.rmtree(self.partial, ignore_errors=True)
+        for _ in range(_REMOVALS):
+            shutil.rmtree(self.partial, ignore_errors=True)
+            if not self.partial.exists():
+                return
+            time.sleep(0.1)
 
     def _refuse_existing(self) -> None:
         """Refuse to replace what is there, unless it is an old output of this kind."""

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..core.errors import PicksFormatError
+from ..core.errors import ConfigError, PicksFormatError
 
 __all__ = ["Counting", "Matching", "PicksScore", "match_picks", "score_picks"]
 
@@ -130,6 +130,50 @@ def _candidates(predicted: Floats, true: Floats, radius: float) -> list[list[tup
         pairs = zip(distances.tolist(), rows, strict=True)
         ranked.append(sorted(pair for pair in pairs if pair[0] <= radius))
     return ranked
+
+
+def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tuple[Any, Any]:
+    """Return the rows of one class of two picks tables.
+
+    Parameters
+    ----------
+    predicted, true
+        Picks tables (`pandas.DataFrame`); those without ``class_name`` are of one class.
+    class_name
+        Which class; by default the one class of ``predicted``, else of ``true``.
+
+    Raises
+    ------
+    ConfigError
+        There are several classes and none was chosen, or the class is in neither table.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> true = pd.DataFrame({"x": [1, 2], "class_name": ["ribosome", "fas"]})
+    >>> len(same_class(pd.DataFrame({"x": [1]}), true, "fas")[1])
+    1
+    """
+    tables = (predicted, true)
+    known = [set(t["class_name"].dropna()) if "class_name" in t else set() for t in tables]
+    single = next((names for names in known if len(names) == 1), None)
+    if class_name is None and single and all(single <= names or not names for names in known):
+        (class_name,) = single
+    everything = sorted(set().union(*known), key=str)
+    if class_name is None and everything:
+        raise ConfigError(
+            f"picks: expected one class to compare, found {', '.join(map(str, everything))}; "
+            "choose one with --class"
+        )
+    if class_name is not None and everything and class_name not in everything:
+        raise ConfigError(
+            f"picks: expected the class {class_name}, found {', '.join(map(str, everything))}"
+        )
+    predicted, true = (
+        t[t["class_name"] == class_name] if names else t
+        for t, names in zip(tables, known, strict=True)
+    )
+    return predicted, true
 
 
 def match_picks(predicted: Any, true: Any, radius: float, *, scores: Any = None) -> Matching:

@@ -41,6 +41,7 @@ __all__ = [
 AnyReader = RawReader | TiffPageReader | ZarrReader
 Opened = tuple[VolumeDescription, AnyReader]
 log = logging.getLogger(__name__)
+_SPACING_TOLERANCE = 0.01
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 FOREIGN = {
@@ -117,6 +118,11 @@ def open_volume(
             "it must be positive"
         )
     spacing = float(voxel_spacing_angstrom)
+    written = reader.header.voxel_spacing_angstrom
+    if written is not None and abs(written / spacing - 1) > _SPACING_TOLERANCE:
+        log.warning(
+            "%s: the file says %.4g Å per voxel, %.4g Å is used as given", path, written, spacing
+        )
     return replace(reader, header=replace(reader.header, voxel_spacing_angstrom=spacing))
 
 

@@ -107,8 +107,9 @@ def convert_volume(
     dtype: str | None = None,
     shards: Vec | None = None,
     fill_nonfinite: float | None = None,
+    class_name: str | None = None,
 ) -> Path:
-    """Convert a volume; the target's ending picks its format.
+    """Convert a volume, or one class of a score map; the target's ending picks the format.
 
     Raises
     ------
@@ -124,14 +125,20 @@ def convert_volume(
     request = {
         "job": "convert", "input": fingerprint(source), "dtype": wanted, "shards": shards,
         "chunks": session.chunks, "fill": fill_nonfinite,
-        "spacing": session.voxel_spacing_angstrom,
+        "spacing": session.voxel_spacing_angstrom, "class": class_name,
     }  # fmt: skip
     with volume_output(session, target, request_key(request)) as output:
         reader = open_volume(
             source,
             voxel_spacing_angstrom=session.voxel_spacing_angstrom,
             scratch=output.scratch,
+            class_name=class_name,
         )
+        if reader.header.class_names:
+            raise ConfigError(
+                f"{source}: expected one class to convert, found "
+                f"{', '.join(reader.header.class_names)}; choose one with --class"
+            )
         op = CopyOp(wanted or reader.header.dtype, fill_nonfinite)
         sink = output.sink(replace(reader.header, dtype=op.dtype), session.chunks, shards)
         grid = Grid(reader.header.shape, sink.write_shape)

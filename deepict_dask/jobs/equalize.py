@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import sqrt
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import OutputExistsError
+from ..core.errors import ConfigError, OutputExistsError
 from ..core.geometry import Box
 from ..engine import check_budget, fingerprint, request_key, transform_volume
 from ..engine.arrays import naming
@@ -83,10 +84,17 @@ def plan_equalize(settings: EqualizeSettings, reader: VolumeReader) -> EqualizeO
         The target is no spectrum table, or one of the other mode.
     """
     compat = settings.compat is not None
+    spacing = reader.header.voxel_spacing_angstrom
+    if not compat and spacing and settings.cutoff and settings.cutoff > sqrt(3) / (2 * spacing):
+        raise ConfigError(
+            f"equalize: expected a cutoff in 1/Å below {sqrt(3) / (2 * spacing):.3g} (the highest "
+            f"frequency at {spacing:g} Å per voxel), found {settings.cutoff:g}; "
+            "bins are understood with --compat deepict only"
+        )
     target = read_spectrum(settings.target) if compat else read_physical_spectrum(settings.target)
     return EqualizeOp(
         target,
-        voxel_spacing_angstrom=reader.header.voxel_spacing_angstrom,
+        voxel_spacing_angstrom=spacing,
         mode="deepict" if compat else "physical",
         cutoff=settings.cutoff or 0,
         smoothing=settings.smoothing,

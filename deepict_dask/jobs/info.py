@@ -65,7 +65,7 @@ def info_lines(found: dict[str, Any]) -> list[str]:
     Examples
     --------
     >>> info_lines({"shape": [1, 2, 3], "oddities": ["no MAP"]})
-    ['shape                1 2 3', 'odd                  no MAP']
+    ['shape (z y x)        1 2 3', 'odd                  no MAP']
     """
     lines = []
     for key, value in found.items():
@@ -73,9 +73,11 @@ def info_lines(found: dict[str, Any]) -> list[str]:
             lines += [f"{'odd':<20} {text}" for text in value]
         elif key == "statistics":
             lines += [_statistics_line(entry) for entry in value]
-        elif value not in (None, "", [], ()):
+        elif key == "voxel_spacing_angstrom" and value is None:
+            lines.append(f"{key:<20} unknown")
+        elif key != "warnings" and value not in (None, "", [], ()):
             text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            lines.append(f"{key:<20} {text}")
+            lines.append(f"{'shape (z y x)' if key == 'shape' else key:<20} {text}")
     return lines
 
 

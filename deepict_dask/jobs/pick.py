@@ -60,6 +60,7 @@ __all__ = ["SpilledNames", "pick_particles"]
 
 log = logging.getLogger("deepict_dask")
 Array = np.ndarray[Any, Any]
+_SPACING_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,7 @@ def _open_job(
         mask = open_volume(region, scratch=scratch, spacing_required=False)
         sources = _same_shape(reader, mask, compat=settings.compat is not None)
         empty = _region_is_empty(session, sources[1])
+        _check_same_spacing(*sources)
     shape = sources[0].header.shape
     select = SelectSettings(
         threshold=None if settings.label_value is not None else settings.threshold,
@@ -291,6 +293,8 @@ def _open_job(
         intersect_region=settings.contact_mode == "intersection",
     )
     quirk = empty and settings.compat is not None and settings.contact_mode == "colocalization"
+    if empty:
+        _warn_of_empty_region(sources[1], keep_all=quirk)
     return _PickJob(session, staged, settings, sources, select, quirk)
 
 
@@ -341,6 +345,20 @@ def _region_is_empty(session: Session, mask: VolumeReader) -> bool:
             f"{statistics.minimum:g} to {statistics.maximum:g}; "
             "bytes may have been stored as signed ones: save the mask again as 0 and 1"
         )
-    if statistics.maximum == 0:
-        log.warning("%s: the region mask is empty: it keeps no cluster", mask.path)
     return statistics.maximum == 0
+
+
+def _warn_of_empty_region(mask: VolumeReader, *, keep_all: bool) -> None:
+    """Say what an empty region mask means; DeePiCt's colocalization keeps everything then."""
+    outcome = "every cluster is kept, as DeePiCt does" if keep_all else "it keeps no cluster"
+    log.warning("%s: the region mask is empty: %s", mask.path, outcome)
+
+
+def _check_same_spacing(score: VolumeReader, mask: VolumeReader) -> None:
+    """Warn where a mask of the same shape claims voxels of another size."""
+    ours, theirs = score.header.voxel_spacing_angstrom, mask.header.voxel_spacing_angstrom
+    if ours and theirs and abs(ours / theirs - 1) > _SPACING_TOLERANCE:
+        log.warning(
+            "%s: has voxels of %.4g Å, the score map of %.4g Å: is it the mask of this tomogram?",
+            mask.path, theirs, ours,
+        )  # fmt: skip
