@@ -81,7 +81,7 @@ def clusters_of(chosen):
 
 
 def assert_bounded(peaks):
-    assert len(peaks.workers) == 2
+    assert len(peaks.workers) >= 2  # a nanny may start another while its cluster is being closed
     assert peaks.largest < 1024 * MIB
     assert peaks.driver < 600 * MIB
 

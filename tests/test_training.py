@@ -212,7 +212,7 @@ def test_the_loss_falls_and_the_network_finds_the_balls(toy, bfloat16):
 def test_training_stops_when_its_seconds_are_spent(toy, monkeypatch):
     """The clock is replaced: one second passes at every look, so 3 seconds allow 2 steps."""
     ticks = iter(range(1000))
-    monkeypatch.setattr("deepict_dask.training.loop.time.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("deepict_dask.training.loop.monotonic", lambda: next(ticks))
     steps: list[int] = []
     settings = replace(TINY, steps=50, max_seconds=3.0)
     train_unet3d([toy[0]], [toy[1]], settings, progress=lambda step, _: steps.append(step))

@@ -110,3 +110,26 @@ def test_a_network_learns():
 def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(ModelFileError, match=next(iter(wrong))):
         UNet3DSettings(**wrong)
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 8])
+@pytest.mark.parametrize(("outputs", "k"), [(2, 8), (4, 4), (8, 2), (16, 1)])
+@pytest.mark.parametrize("groups", [1, 2, 3, 5])
+def test_no_memory_beyond_a_row_is_looked_at(inputs, outputs, k, groups):
+    from deepict_dask.models.inference import _Affine, _Conv3
+
+    torch.manual_seed(0)
+    layer = torch.nn.Conv3d(inputs, outputs, 3, padding=1)
+    z, y, x = 3, 5, k * groups
+    n = z * y * x * inputs
+    with torch.inference_mode():
+        conv = _Conv3(layer, _Affine.identity(layer.weight[:, 0, 0, 0, 0]), k=k)
+        for _ in range(3):
+            for size in (256, 1024, 4096, 16384, 65536):
+                _ = [torch.full((size,), float("nan")) for _ in range(20)]
+            around = torch.full((n + 4096,), float("nan"))
+            around[2048 : 2048 + n].normal_()
+            strides = (n, 1, y * x * inputs, x * inputs, inputs)
+            volume = around.as_strided((1, inputs, z, y, x), strides, storage_offset=2048)
+            expected = layer(volume.contiguous()).relu()
+            assert torch.allclose(conv(volume), expected, atol=1e-5)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BudgetError, ClusterError
 from .budget import BASELINE_BYTES, format_bytes, parse_bytes
+from .staging import swept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,7 @@ _DASK_CONFIG = {
     # What a task raises is reported once, in words, by the process that drives the work.
     "logging.distributed": "critical",
     "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
+    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__ASYNCIO": "critical",
     "distributed.comm.timeouts.connect": "60s",
 }
 _SINGLE_THREADED = {
@@ -101,7 +103,7 @@ def connect(settings: ClusterSettings | None = None) -> Iterator[Workers]:
 
     settings = settings or ClusterSettings()
     _quieten()
-    with dask.config.set(_DASK_CONFIG):
+    with dask.config.set(_DASK_CONFIG), swept():
         if settings.kind in ("local", "threads"):
             with _local(settings) as workers:
                 yield workers

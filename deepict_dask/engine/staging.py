@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,7 +20,7 @@ from ..core.errors import LedgerError, OutputExistsError, VolumeFormatError, Wor
 from .ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..core.geometry import Grid
 
@@ -31,8 +31,8 @@ FOLDER_MARKS = ("run.json",)
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 """Files that tell a Zarr store."""
 
-_REMOVALS = 50
-"""How often to try to remove a folder that tasks on the workers may still write to."""
+_ABANDONED: set[Path] = set()
+"""Partial folders that were removed while tasks may still have been writing to them."""
 _SAMPLE_BYTES = 1 << 16
 _N_SAMPLES = 64
 
@@ -101,6 +101,16 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def swept() -> Iterator[None]:
+    """Remove abandoned partial folders for good, once the workers are gone."""
+    try:
+        yield
+    finally:
+        while _ABANDONED:
+            shutil.rmtree(_ABANDONED.pop(), ignore_errors=True)
 
 
 class StagedOutput:
@@ -173,6 +183,7 @@ class StagedOutput:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._acquire()
+            _ABANDONED.discard(self.partial)
             self._open_partial()
         except OSError as error:
             if self._lock >= 0 and not self.resumed:
@@ -195,11 +206,8 @@ class StagedOutput:
         Without its note it is never taken up again, whatever a dying worker adds to it.
         """
         (self.partial / ".request").unlink(missing_ok=True)
-        for _ in range(_REMOVALS):
-            shutil.rmtree(self.partial, ignore_errors=True)
-            if not self.partial.exists():
-                return
-            time.sleep(0.1)
+        shutil.rmtree(self.partial, ignore_errors=True)
+        _ABANDONED.add(self.partial)
 
     def _refuse_existing(self) -> None:
         """Refuse to replace what is there, unless it is an old output of this kind."""

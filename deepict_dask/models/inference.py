@@ -79,6 +79,8 @@ class _Conv3:
         self.shift = after.shift if bool(after.shift.any()) else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] == self.k:
+            return self._finished(self._one_by_one(x))
         stride = [1, 1, self.k]
         if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
             y = torch.ops.aten.mkldnn_convolution(
@@ -86,7 +88,23 @@ class _Conv3:
             )
         else:
             y = functional.conv3d(x, self.weight, self.bias, stride=stride, padding=1)
-        y = _split_neighbours(y, self.outputs).relu_()
+        return self._finished(_split_neighbours(y, self.outputs))
+
+    def _one_by_one(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute each voxel of a row by itself.
+
+        Where a row is one group of neighbours and there is one input channel, oneDNN multiplies
+        memory beyond the row by the kernel's zeros, which is NaN where that memory happens to hold
+        one (PyTorch 2.13; rows of two groups and more are right).
+        """
+        y = functional.conv3d(
+            x, self.weight[: self.outputs, ..., :3], self.bias[: self.outputs], padding=1
+        )
+        return _channels_inner(y)
+
+    def _finished(self, y: torch.Tensor) -> torch.Tensor:
+        """Apply what follows a convolution, in place."""
+        y = y.relu_()
         if self.late_scale is not None:
             y.mul_(self.late_scale.view(1, -1, 1, 1, 1))
         return y if self.shift is None else y.add_(self.shift.view(1, -1, 1, 1, 1))

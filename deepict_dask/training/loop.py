@@ -11,8 +11,8 @@ With ``max_seconds`` unset, one seed gives one set of weights on one machine and
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,9 +148,9 @@ def _descend(
     progress: Callable[[int, float], None] | None,
 ) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    begin = time.monotonic()
+    begin = monotonic()
     for step in range(settings.steps):
-        done = _done(step, time.monotonic() - begin, settings)
+        done = _done(step, monotonic() - begin, settings)
         if done >= 1:
             break
         optimizer.param_groups[0]["lr"] = settings.learning_rate * _rate(done, settings.final_rate)
