@@ -12,7 +12,7 @@ results that travel stay small.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,60 +210,87 @@ def reduce_chunks(
     --------
     See `deepict_dask.jobs.pick` for a call.
     """
-    from distributed import as_completed
-
     where = sources[0].path if spill is None else f"{spill.path}, from {sources[0].path}"
-    futures: dict[TreeNode, Any] = {}
-    in_flight: Counter[str] = Counter()
-    completed = as_completed([])
-    leaves: set[Any] = set()
-
-    def collect() -> None:
-        future = next(completed)
-        if future.status != "finished":
-            _finished(future, reduction.name, where)
-        if future in leaves:
-            leaves.remove(future)
-            in_flight["leaves"] -= 1
-            if on_done is not None:
-                on_done(1)
-
+    tasks = _TreeTasks(workers, reduction.name, where, on_done)
     try:
         for node, children in tree_nodes(grid.counts):
-            while in_flight["leaves"] >= workers.in_flight():
-                collect()
             if children:
-                parts = [futures.pop(child) for child in children]
-                places = [child.index for child in children]
-                task: tuple[Any, ...] = (combine_children, reduction, node, places, parts, spill)
+                tasks.join(node, children, combine_children, reduction, spill)
             else:
-                task = (measure_leaf, reduction, sources, grid.at(node.index), node, spill)
-            future = workers.client.submit(
-                *task, pure=False, key=_key(f"{reduction.name}_L{node.level}", len(futures))
-            )
-            futures[node] = future
-            completed.add(future)
-            if not children:
-                leaves.add(future)
-                in_flight["leaves"] += 1
-        while completed.count():
-            collect()
-        (root,) = futures.values()
-        return reduction.finalize(_finished(root, reduction.name, where))
+                block = grid.at(node.index)
+                tasks.start(node, measure_leaf, reduction, sources, block, node, spill)
+        return reduction.finalize(tasks.root())
     finally:
-        _cancel(workers, [*futures.values(), *leaves])
+        tasks.cancel()
 
 
-def _finished(future: Any, stage: str, where: str) -> Any:
-    try:
-        return future.result()
-    except Exception as error:
-        raise explain(error, stage, where) from error
+class _TreeTasks:
+    """The tasks of one reduction that are not yet part of another, a bounded number of leaves."""
 
+    def __init__(
+        self,
+        workers: Workers,
+        stage: str,
+        where: str,
+        on_done: Callable[[int], None] | None,
+    ) -> None:
+        from distributed import as_completed
 
-def _cancel(workers: Workers, futures: list[Any]) -> None:
-    """Leave no work behind on a cluster that others share."""
-    from contextlib import suppress
+        self._workers, self._stage, self._where = workers, stage, where
+        self._on_done = on_done or (lambda _n: None)
+        self._futures: dict[TreeNode, Any] = {}
+        self._leaves: set[Any] = set()
+        self._completed = as_completed([])
 
-    with suppress(Exception):
-        workers.client.cancel(futures)
+    def start(self, node: TreeNode, *task: Any) -> None:
+        """Submit a leaf, once there is room for one."""
+        while len(self._leaves) >= self._workers.in_flight():
+            self._collect()
+        self._leaves.add(self._submit(node, *task))
+
+    def join(
+        self,
+        node: TreeNode,
+        children: Sequence[TreeNode],
+        function: Any,
+        reduction: Any,
+        spill: SpillFolder | None,
+    ) -> None:
+        """Submit a node; its children are then held by it alone."""
+        parts = [self._futures.pop(child) for child in children]
+        places = [child.index for child in children]
+        self._submit(node, function, reduction, node, places, parts, spill)
+
+    def _submit(self, node: TreeNode, *task: Any) -> Any:
+        key = _key(f"{self._stage}_L{node.level}", len(self._futures))
+        future = self._workers.client.submit(*task, pure=False, key=key)
+        self._futures[node] = future
+        self._completed.add(future)
+        return future
+
+    def _collect(self) -> None:
+        """Wait for one task; raise what it raised."""
+        future = next(self._completed)
+        if future.status != "finished":
+            self._result(future)
+        if future in self._leaves:
+            self._leaves.remove(future)
+            self._on_done(1)
+
+    def _result(self, future: Any) -> Any:
+        try:
+            return future.result()
+        except Exception as error:
+            raise explain(error, self._stage, self._where) from error
+
+    def root(self) -> Any:
+        """Wait for all tasks and return the last one's result."""
+        while self._completed.count():
+            self._collect()
+        (root,) = self._futures.values()
+        return self._result(root)
+
+    def cancel(self) -> None:
+        """Leave no work behind on a cluster that others share."""
+        with suppress(Exception):
+            self._workers.client.cancel([*self._futures.values(), *self._leaves])
