@@ -112,6 +112,23 @@ def test_an_empty_region_mask_keeps_nothing_and_says_so(two_workers, tmp_path, c
     assert "empty" in caplog.text
 
 
+def test_a_contact_distance_that_needs_more_than_a_worker_has_is_refused(tmp_path):
+    from deepict_dask.core.errors import BudgetError
+    from deepict_dask.engine import ClusterSettings, connect
+
+    score = np.zeros((40, 200, 300), "float32")
+    score[20, 100, 150] = 1
+    mask = store(tmp_path / "r.zarr", np.ones(score.shape, "uint8"))
+    source = store(tmp_path / "s.zarr", score)
+    wishes = PickSettings(contact_mode="colocalization", contact_distance=150)
+    small = ClusterSettings(kind="threads", workers=1, memory="155MiB")
+    with connect(small) as workers:
+        session = Session(workers, chunks=(32, 32, 32))
+        with pytest.raises(BudgetError, match="regions: needs"):
+            pick_particles(session, source, tmp_path / "p", wishes, region=mask)
+    assert not (tmp_path / "p").exists()
+
+
 def test_a_region_mask_of_another_shape_is_refused(two_workers, tmp_path):
     with pytest.raises(ShapeMismatchError, match="same binning"):
         pick_particles(

@@ -41,7 +41,7 @@ from ..labelling.merge import KeepRule
 from ..labelling.op import sorted_rows
 from ..particles import cluster_table
 from ..particles.tables import centroids
-from ..regions import chessboard_distances
+from ..regions import chessboard_distances, distance_bytes
 from .pick_nothing import warn_of_everything, warn_of_nothing
 from .pick_outputs import PickReport, write_tables
 from .session import measure_statistics
@@ -216,6 +216,8 @@ class _PickJob:
         points = np.rint(centroids(rows)).astype(np.int64)
         limit = self.settings.contact_distance
         grid = Grid(self.shape, self.grid.write_shape, halo=(limit, limit, limit))
+        needed = distance_bytes(grid.window_shape, self.sources[1].header.dtype)
+        check_budget("regions", needed, self.session.workers.memory_bytes)
         owners = np.ravel_multi_index((points // grid.write_shape).T, grid.counts)
         members = {int(number): np.flatnonzero(owners == number) for number in np.unique(owners)}
 

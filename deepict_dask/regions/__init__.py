@@ -4,6 +4,6 @@ Intersection and contact ride in the labelling reduction; colocalization needs t
 centroid to the region, which is local: see ``distance.py``.
 """
 
-from .distance import chessboard_distances
+from .distance import chessboard_distances, distance_bytes
 
-__all__ = ["chessboard_distances"]
+__all__ = ["chessboard_distances", "distance_bytes"]
