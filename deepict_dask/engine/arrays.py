@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import DeepictError, ShapeMismatchError, VoxelValueError, WorkFailedError
@@ -43,11 +44,28 @@ def naming(path: str) -> Iterator[None]:
         raise VoxelValueError(f"{path}: {error}") from None
 
 
+@lru_cache(maxsize=1)
+def _read_chunk_by_chunk() -> None:
+    """Let Zarr decode one chunk at a time in this process: ten at once take six times the memory.
+
+    Workers that are started here are told so by their environment; others only by this.
+    """
+    import zarr
+
+    zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1})
+
+
+def read_windows(sources: Sequence[VolumeReader], block: Block) -> list[Any]:
+    """Read a block's windows in a worker."""
+    _read_chunk_by_chunk()
+    return [source.read(block.read) for source in sources]
+
+
 def run_block(
     op: ChunkOp, sources: Sequence[VolumeReader], sink: VolumeWriter, block: Block
 ) -> None:
     """Read, compute, crop and write one block: the body of every map task."""
-    windows = [source.read(block.read) for source in sources]
+    windows = read_windows(sources, block)
     with naming(sources[0].path):
         result = op.apply(block, *windows)
     sink.write(block.write, block.crop(result))

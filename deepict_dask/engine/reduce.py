@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.geometry import Block, Grid, Vec, as_vec
-from .arrays import _key, explain, naming
+from .arrays import _key, explain, naming, read_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -142,7 +142,7 @@ def measure_leaf(
     spill: SpillFolder | None,
 ) -> Any:
     """Read and measure one block: the body of a leaf task."""
-    windows = [source.read(block.read) for source in sources]
+    windows = read_windows(sources, block)
     with naming(sources[0].path):
         partial = reduction.measure(block, *windows)
     return _spilled(node, partial, spill)

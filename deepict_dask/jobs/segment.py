@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError, ModelFileError
 from ..engine import check_budget, fingerprint, map_chunks, request_key, task_budget_bytes
+from ..engine.budget import BASELINE_TORCH_BYTES
 from ..engine.spectral import run_whole
 from ..io.fitted import FittedReader
 from ..io.volumes import open_volume
@@ -160,7 +161,9 @@ def choose_grid(op: SegmentOp, shape: Vec, chunks: Vec, worker_bytes: int) -> Gr
     """
     from ..segmentation.windows import choose_window
 
-    budget = min(task_budget_bytes(worker_bytes, torch=True), _LARGEST_WINDOW_BYTES)
+    heavy = max(0, op.fixed_bytes - BASELINE_TORCH_BYTES)  # weights of a large model
+    budget = task_budget_bytes(worker_bytes - heavy, torch=True)
+    budget = min(budget, _LARGEST_WINDOW_BYTES)
     return choose_window(shape, chunks, op, budget, n_workers=_WORKERS_TO_FEED)
 
 
