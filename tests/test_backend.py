@@ -315,3 +315,19 @@ def test_a_gpu_without_cucim_names_the_extra_to_install(monkeypatch):
 def test_fft_keeps_single_precision_on_a_gpu():
     voxels = on("cuda", np.ones((4, 4, 4), np.float32))
     assert backend.fft_of(voxels).rfftn(voxels).dtype == np.complex64
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 40), (1, 40, 1), (40, 1, 1), (1, 1, 1), (1, 7, 9)])
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_rows_of_voxels_are_labelled_as_scipy_labels_them(shape, connectivity):
+    rng = np.random.default_rng(0)
+    structure = scipy.ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
+    for density in (0, 0.3, 0.6, 1):
+        for _ in range(20):
+            segmentation = rng.random(shape) < density
+            labels, n = backend.label_components(segmentation, connectivity)
+            expected, n_expected = scipy.ndimage.label(segmentation, structure)
+            assert labels.shape == shape
+            assert n == n_expected
+            pairs = np.unique(np.stack([labels.ravel(), expected.ravel()]), axis=1)
+            assert pairs.shape[1] == len(np.unique(expected))
