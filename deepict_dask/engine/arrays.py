@@ -116,7 +116,7 @@ def map_chunks(
 
     def submit(number: int) -> Any:
         return workers.client.submit(
-            run_block, op, sources, sink, grid[number], pure=False, key=_key(op.name, number)
+            run_block, op, sources, sink, grid[number], pure=False, key=task_key(op.name, number)
         )
 
     for number, _ in run_each(workers, submit, todo, stage=op.name, where=sink.path):
@@ -136,7 +136,7 @@ def _check_ownership(grid: Grid, sink: VolumeWriter) -> None:
             )
 
 
-def _key(name: str, number: int) -> str:
+def task_key(name: str, number: int) -> str:
     """Return a task key that shows its stage on the dashboard and is never reused."""
     import uuid
 

@@ -117,7 +117,7 @@ def connect(settings: ClusterSettings | None = None) -> Iterator[Workers]:
 
 
 def _quieten() -> None:
-    """Keep Dask's own news out of a biologist's terminal; errors still show."""
+    """Keep Dask's own news out of a biologist's terminal; what a task raises is said by us."""
     for name in [*logging.root.manager.loggerDict]:
         if name.startswith("distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)

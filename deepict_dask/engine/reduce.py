@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.geometry import Block, Grid, Vec, as_vec
-from .arrays import _key, explain, naming, read_windows
+from .arrays import explain, naming, read_windows, task_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -262,7 +262,7 @@ class _TreeTasks:
         self._submit(node, function, reduction, node, places, parts, spill)
 
     def _submit(self, node: TreeNode, *task: Any) -> Any:
-        key = _key(f"{self._stage}_L{node.level}", len(self._futures))
+        key = task_key(f"{self._stage}_L{node.level}", len(self._futures))
         future = self._workers.client.submit(*task, pure=False, key=key)
         self._futures[node] = future
         self._completed.add(future)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core.geometry import Box, Grid
-from .arrays import _key, explain, naming
+from .arrays import explain, naming, task_key
 from .budget import check_budget
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run_whole(workers: Workers, name: str, where: str, function: Any, *arguments
     WorkFailedError
         The task failed.
     """
-    future = workers.client.submit(function, *arguments, pure=False, key=_key(name, 0))
+    future = workers.client.submit(function, *arguments, pure=False, key=task_key(name, 0))
     try:
         return future.result()
     except Exception as error:

@@ -139,7 +139,8 @@ def convert_volume(
                 f"{source}: expected one class to convert, found "
                 f"{', '.join(reader.header.class_names)}; choose one with --class"
             )
-        op = CopyOp(wanted or reader.header.dtype, fill_nonfinite)
+        own = reader.header.dtype
+        op = CopyOp(wanted or own, fill_nonfinite, source_dtype=own)
         sink = output.sink(replace(reader.header, dtype=op.dtype), session.chunks, shards)
         grid = Grid(reader.header.shape, sink.write_shape)
         check_budget("convert", op.bytes_needed(grid.window_shape), session.workers.memory_bytes)
