@@ -1,151 +1,27 @@
-"""Settings: strict, frozen, units in the names, every default written once.
-
-A misspelt key is refused by its name. `load_run_config` reads the YAML of ``deepict-dask run``;
-the command line builds the same stage settings from its options.
-"""
+"""The config of ``deepict-dask run``: one YAML file, a misspelt key refused by its name."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
+from pydantic import BaseModel, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from ..core.errors import ConfigError
+from .stages import (
+    ContactSettings,
+    EqualizeSettings,
+    PickSettings,
+    RegionSettings,
+    SegmentSettings,
+    SliceTiling,
+    Strict,
 )
 
-from .core.errors import ConfigError
+__all__ = ["ClusterConfig", "RunConfig", "dump_run_config", "load_run_config", "settings_from"]
 
-__all__ = [
-    "ClusterConfig",
-    "EqualizeSettings",
-    "PickSettings",
-    "RegionSettings",
-    "RunConfig",
-    "SegmentSettings",
-    "dump_run_config",
-    "load_run_config",
-    "settings_from",
-]
-
-ContactMode = Literal["intersection", "contact", "colocalization"]
 ChunkShape = tuple[PositiveInt, PositiveInt, PositiveInt]
-Border = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
-
-
-class Strict(BaseModel):
-    """Base of all settings: unknown keys are refused, values cannot change."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
-    )
-
-
-class EqualizeSettings(Strict):
-    """Amplitude matching: make tomograms alike before the network sees them.
-
-    Examples
-    --------
-    >>> EqualizeSettings(target="target.tsv").compat is None
-    True
-    """
-
-    target: Path
-    """Spectrum to match (.tsv)."""
-    cutoff: NonNegativeFloat | None = None
-    """Low-pass cut-off: 1/Å, or spectrum bins with ``compat: deepict``."""
-    smoothing: NonNegativeFloat = 0.0
-    """Width of the cut-off, in the unit of ``cutoff``."""
-    compat: Literal["deepict"] | None = None
-    """Reproduce the published filter exactly."""
-
-
-class RegionSettings(Strict):
-    """A region mask (lamella, cytosol, organelle), from a file or a column of the table."""
-
-    name: str
-    path: Path | None = None
-    """One mask file for every tomogram."""
-    column: str | None = None
-    """Column of the dataset table with each tomogram's mask file; an empty cell means no mask."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> RegionSettings:
-        if (self.path is None) == (self.column is None):
-            found = "neither" if self.path is None else "both"
-            raise ValueError(f"region {self.name!r}: expected either path or column, found {found}")
-        return self
-
-
-class SegmentSettings(Strict):
-    """One model over the tomogram.
-
-    Examples
-    --------
-    >>> SegmentSettings(model="ribosome.pth").classes is None
-    True
-    """
-
-    model: str
-    """A model file, or the name of a bundled model."""
-    classes: tuple[str, ...] | None = None
-    """Which of the model's classes to keep; all by default."""
-    compat: Literal["deepict"] | None = None
-    """Reproduce the published tiling, with its seams and its uncovered border."""
-
-
-class PickSettings(Strict):
-    """Score map to segmentation, clusters and picks.
-
-    Examples
-    --------
-    >>> PickSettings(threshold=0.6).connectivity
-    26
-    """
-
-    class_name: Annotated[str | None, Field(alias="class")] = None
-    """Class of a multi-class score map; may be left out where there is one class."""
-    threshold: float = 0.5
-    """Voxels with a score above this are chosen."""
-    label_value: int | None = None
-    """Instead of a threshold: voxels of a label volume that equal this."""
-    min_size: NonNegativeInt = 1
-    """Smallest cluster in voxels, inclusive (exclusive with ``compat: deepict``)."""
-    max_size: PositiveInt | None = None
-    """Largest cluster in voxels, inclusive."""
-    connectivity: Literal[6, 18, 26] = 26
-    """Neighbours of a voxel: faces, and edges, and corners."""
-    border: Border = (0, 0, 0)
-    """Voxels to leave out at both ends of the axes z, y, x."""
-    region: str | None = None
-    """Name of a region of the config (a path on the command line)."""
-    contact_mode: ContactMode = "intersection"
-    """What a cluster has to do with the region to be kept."""
-    contact_distance: NonNegativeInt = 10
-    """For colocalization: largest chessboard distance of the centroid to the region, in voxels."""
-    label_map: bool = False
-    """Also write the label map (0 background, 1..n clusters in raster order)."""
-    format: Literal["zarr", "mrc"] = "zarr"
-    """Format of the segmentation and the label map."""
-    compat: Literal["deepict"] | None = None
-    """Reproduce the published post-processing."""
-
-    @model_validator(mode="after")
-    def _limits(self) -> PickSettings:
-        if self.max_size is not None and self.max_size < self.min_size:
-            raise ValueError(
-                f"max_size: expected at least min_size, which is {self.min_size}, "
-                f"found {self.max_size}"
-            )
-        return self
 
 
 class ClusterConfig(Strict):
@@ -174,7 +50,7 @@ class RunConfig(Strict):
     """Chunks of the stores, voxels on z, y, x."""
     equalize: EqualizeSettings | None = None
     regions: tuple[RegionSettings, ...] = ()
-    segment: tuple[SegmentSettings, ...] = Field(min_length=1)
+    segment: tuple[SegmentSettings, ...] = ()
     pick: tuple[PickSettings, ...] = ()
     cluster: ClusterConfig = ClusterConfig()
 
@@ -182,24 +58,30 @@ class RunConfig(Strict):
     def _regions_are_known(self) -> RunConfig:
         known = [region.name for region in self.regions]
         for pick in self.pick:
-            if pick.region is not None and pick.region not in known:
-                raise ValueError(
-                    f"pick: region: expected one of {', '.join(known) or 'none, as none is given'}"
-                    f", found {pick.region!r}; declare it under regions"
-                )
+            wanted = [contact.region for contact in pick.all_contacts] + [*(pick.distances or ())]
+            for name in wanted:
+                if name not in known:
+                    names = ", ".join(known) or "none, as none is given"
+                    raise ValueError(
+                        f"pick: region: expected one of {names}, found {name!r}; declare it under "
+                        "regions"
+                    )
+        if len(set(known)) < len(known):
+            raise ValueError(f"regions: expected different names, found {', '.join(known)}")
+        if not self.segment and not any(region.model for region in self.regions):
+            raise ValueError("segment: expected at least one model here or under regions")
         return self
 
     def relative_to(self, folder: Path) -> RunConfig:
         """Return the config with paths taken from the folder of its file."""
-        regions = [
-            r if r.path is None else r.model_copy(update={"path": folder / r.path})
-            for r in self.regions
-        ]
+        regions = [_region_beside(region, folder) for region in self.regions]
         update: dict[str, Any] = {
             "tomograms": folder / self.tomograms,
             "output": folder / self.output,
             "regions": tuple(regions),
-            "segment": tuple(_model_beside(s, folder) for s in self.segment),
+            "segment": tuple(
+                s.model_copy(update={"model": _model_beside(s.model, folder)}) for s in self.segment
+            ),
         }
         if self.equalize is not None:
             target = folder / self.equalize.target
@@ -207,10 +89,20 @@ class RunConfig(Strict):
         return self.model_copy(update=update)
 
 
-def _model_beside(settings: SegmentSettings, folder: Path) -> SegmentSettings:
+def _model_beside(model: str, folder: Path) -> str:
     """Take a model path from the config's folder, if there is such a file; else it is a name."""
-    beside = folder / settings.model
-    return settings.model_copy(update={"model": str(beside)}) if beside.is_file() else settings
+    beside = folder / model
+    return str(beside) if beside.is_file() else model
+
+
+def _region_beside(region: RegionSettings, folder: Path) -> RegionSettings:
+    """Take a region's files from the config's folder."""
+    update: dict[str, Any] = {}
+    if region.path is not None:
+        update["path"] = folder / region.path
+    if region.model is not None:
+        update["model"] = _model_beside(region.model, folder)
+    return region.model_copy(update=update)
 
 
 def settings_from(model: type[BaseModel], values: dict[str, Any], where: str) -> Any:
@@ -259,6 +151,8 @@ def _model_at(model: type[BaseModel], path: tuple[str | int, ...]) -> type[BaseM
         "segment": SegmentSettings,
         "pick": PickSettings,
         "cluster": ClusterConfig,
+        "contacts": ContactSettings,
+        "tiling": SliceTiling,
     }
     names = [part for part in path if isinstance(part, str)]
     return nested[names[-1]] if names and names[-1] in nested else model

@@ -1,0 +1,251 @@
+"""Settings of the stages: strict, frozen, units in the names, every default written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+__all__ = [
+    "ContactSettings",
+    "EqualizeSettings",
+    "PickSettings",
+    "RegionSettings",
+    "SegmentSettings",
+    "SliceTiling",
+    "Strict",
+]
+
+ContactMode = Literal["intersection", "contact", "colocalization"]
+Border = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
+
+
+class Strict(BaseModel):
+    """Base of all settings: unknown keys are refused, values cannot change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
+    )
+
+
+class EqualizeSettings(Strict):
+    """Amplitude matching: make tomograms alike before the network sees them.
+
+    Examples
+    --------
+    >>> EqualizeSettings(target="target.tsv").compat is None
+    True
+    """
+
+    target: Path
+    """Spectrum to match (.tsv)."""
+    cutoff: NonNegativeFloat | None = None
+    """Low-pass cut-off: 1/Å, or spectrum bins with ``compat: deepict``."""
+    smoothing: NonNegativeFloat = 0.0
+    """Width of the cut-off, in the unit of ``cutoff``."""
+    compat: Literal["deepict"] | None = None
+    """Reproduce the published filter exactly."""
+
+
+class SliceTiling(Strict):
+    """How DeePiCt cuts the slices of a tomogram for its 2D network (``compat: deepict`` only).
+
+    Examples
+    --------
+    >>> SliceTiling().tile, SliceTiling().tiles
+    ((288, 288), (5, 5))
+    """
+
+    tile: tuple[PositiveInt, PositiveInt] = (288, 288)
+    """Height and width of a tile in voxels, y and x."""
+    tiles: tuple[PositiveInt, PositiveInt] = (5, 5)
+    """Rows and columns of tiles, spread evenly over a slice whatever its size."""
+    crop: NonNegativeInt = 48
+    """Voxels cut off every side of a predicted tile; slices are first extended by as many."""
+    z_cutoff: NonNegativeInt = 200
+    """Central slices to predict, 0 for all; the others are given 0."""
+    normalize: bool = True
+    """Subtract the mean and divide by the standard deviation of the slices that are predicted."""
+    compensate_crop: bool = True
+    """Give the score map the slices that ``z_cutoff`` left out, as zeros."""
+
+
+class RegionSettings(Strict):
+    """A region mask (lamella, cytosol, organelle) from a file, a column of the table, or a model.
+
+    Examples
+    --------
+    >>> RegionSettings(name="cytosol", model="cytosol.h5", z_sigma=5).threshold
+    0.5
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Name in other sections, and in the columns ``distance_<name>_nm`` and ``n_in_<name>``."""
+    path: Path | None = None
+    """One mask file for every tomogram."""
+    column: str | None = None
+    """Column of the dataset table with each tomogram's mask file; an empty cell means no mask."""
+    model: str | None = None
+    """A model file, or the name of a bundled model: 2D as a rule, 3D as well."""
+    class_name: Annotated[str | None, Field(alias="class")] = None
+    """Class of the model; may be left out where it has one."""
+    threshold: float = 0.5
+    """With a model: voxels with a (smoothed) score above this are inside."""
+    z_sigma: NonNegativeFloat = 0.0
+    """With a model: standard deviation, in voxels, of a Gaussian along z over the scores."""
+    compat: Literal["deepict"] | None = None
+    """With a model: reproduce the published tiling."""
+    tiling: SliceTiling | None = None
+    """Of a 2D model with ``compat: deepict``."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RegionSettings:
+        sources = {"path": self.path, "column": self.column, "model": self.model}
+        found = [name for name, value in sources.items() if value is not None]
+        if len(found) != 1:
+            raise ValueError(
+                f"region {self.name!r}: expected one of path, column and model, "
+                f"found {' and '.join(found) or 'none'}"
+            )
+        of_models = {"class", "class_name", "threshold", "z_sigma", "compat", "tiling"}
+        idle = sorted(of_models & self.model_fields_set)
+        if self.model is None and idle:
+            raise ValueError(
+                f"region {self.name!r}: {', '.join(idle)}: only for a region that a model makes"
+            )
+        _check_tiling(self.tiling, self.compat)
+        return self
+
+
+class SegmentSettings(Strict):
+    """One model over the tomogram.
+
+    Examples
+    --------
+    >>> SegmentSettings(model="ribosome.pth").classes is None
+    True
+    """
+
+    model: str
+    """A model file, or the name of a bundled model; the file says whether it is 2D or 3D."""
+    classes: tuple[str, ...] | None = None
+    """Which of the model's classes to keep; all by default."""
+    compat: Literal["deepict"] | None = None
+    """Reproduce the published tiling, with its seams and its uncovered border."""
+    tiling: SliceTiling | None = None
+    """Of a 2D model with ``compat: deepict``."""
+
+    @model_validator(mode="after")
+    def _tiling_is_compat(self) -> SegmentSettings:
+        _check_tiling(self.tiling, self.compat)
+        return self
+
+
+def _check_tiling(tiling: SliceTiling | None, compat: str | None) -> None:
+    """Refuse tiles where windows are derived."""
+    if tiling is not None and compat is None:
+        raise ValueError(
+            "tiling (tile, tiles, crop, z_cutoff): only with compat deepict; without it windows "
+            "are derived from the network and every slice is predicted"
+        )
+
+
+class ContactSettings(Strict):
+    """What a cluster has to do with one region to be kept.
+
+    Examples
+    --------
+    >>> ContactSettings(region="mitochondrion", mode="colocalization", distance_nm=25).mode
+    'colocalization'
+    """
+
+    region: str
+    """Name of a region of the config."""
+    mode: ContactMode = "intersection"
+    """Voxels outside are dropped, or a cluster must touch the region, or lie close to it."""
+    distance: NonNegativeInt | None = None
+    """For colocalization: largest chessboard distance of the centroid to the region, in voxels."""
+    distance_nm: NonNegativeFloat | None = None
+    """For colocalization, instead: largest Euclidean distance in nm."""
+
+    @model_validator(mode="after")
+    def _distance_fits(self) -> ContactSettings:
+        given = [d for d in (self.distance, self.distance_nm) if d is not None]
+        if (self.mode == "colocalization") != (len(given) == 1):
+            raise ValueError(
+                f"contact with {self.region!r}: expected either distance (voxels) or distance_nm "
+                f"with colocalization and neither with other modes, found {len(given)} of them "
+                f"with {self.mode}"
+            )
+        return self
+
+
+class PickSettings(Strict):
+    """Score map to segmentation, clusters and picks.
+
+    Examples
+    --------
+    >>> PickSettings(threshold=0.6).connectivity
+    26
+    """
+
+    class_name: Annotated[str | None, Field(alias="class")] = None
+    """Class of a multi-class score map; may be left out where there is one class."""
+    threshold: float = 0.5
+    """Voxels with a score above this are chosen."""
+    label_value: int | None = None
+    """Instead of a threshold: voxels of a label volume that equal this."""
+    min_size: NonNegativeInt = 1
+    """Smallest cluster in voxels, inclusive (exclusive with ``compat: deepict``)."""
+    max_size: PositiveInt | None = None
+    """Largest cluster in voxels, inclusive."""
+    connectivity: Literal[6, 18, 26] = 26
+    """Neighbours of a voxel: faces, and edges, and corners."""
+    border: Border = (0, 0, 0)
+    """Voxels to leave out at both ends of the axes z, y, x."""
+    region: str | None = None
+    """Name of a region of the config (a path on the command line)."""
+    contact_mode: ContactMode = "intersection"
+    """What a cluster has to do with the region to be kept."""
+    contact_distance: NonNegativeInt = 10
+    """For colocalization: largest chessboard distance of the centroid to the region, in voxels."""
+    contacts: tuple[ContactSettings, ...] = ()
+    """Further regions that a cluster has to do with; all of them must agree."""
+    distances: tuple[str, ...] | None = None
+    """Regions to which each pick's distance is measured; all that are known by default."""
+    distance_limit_nm: PositiveFloat = 100.0
+    """Distances to regions are exact up to this and empty beyond."""
+    label_map: bool = False
+    """Also write the label map (0 background, 1..n clusters in raster order)."""
+    format: Literal["zarr", "mrc"] = "zarr"
+    """Format of the segmentation and the label map."""
+    compat: Literal["deepict"] | None = None
+    """Reproduce the published post-processing."""
+
+    @model_validator(mode="after")
+    def _limits(self) -> PickSettings:
+        if self.max_size is not None and self.max_size < self.min_size:
+            raise ValueError(
+                f"max_size: expected at least min_size, which is {self.min_size}, "
+                f"found {self.max_size}"
+            )
+        return self
+
+    @property
+    def all_contacts(self) -> tuple[ContactSettings, ...]:
+        """All that a cluster has to do with regions, `region` first."""
+        if self.region is None:
+            return self.contacts
+        near = self.contact_distance if self.contact_mode == "colocalization" else None
+        first = ContactSettings(region=self.region, mode=self.contact_mode, distance=near)
+        return (first, *self.contacts)
