@@ -341,7 +341,7 @@ BAD_CONFIGS = {
     ),
     "region of nothing": (
         {"regions": [{"name": "cytosol"}]},
-        ("regions.0", "expected either path or column, found neither"),
+        ("regions.0", "expected one of path, column and model, found none"),
     ),
     "wrong type": ({"segment": 3}, ("segment", "found 3")),
     "not finite": (
