@@ -142,12 +142,20 @@ class SegmentSettings(Strict):
     """Which of the model's classes to keep; all by default."""
     compat: Literal["deepict"] | None = None
     """Reproduce the published tiling, with its seams and its uncovered border."""
+    box_size: PositiveInt = 64
+    """Edge of a box of a 3D model with ``compat: deepict``; else windows are derived."""
+    overlap: PositiveInt = 12
+    """Voxels of a box, on each side, that are context only; with ``compat: deepict``."""
     tiling: SliceTiling | None = None
     """Of a 2D model with ``compat: deepict``."""
 
     @model_validator(mode="after")
     def _tiling_is_compat(self) -> SegmentSettings:
         _check_tiling(self.tiling, self.compat)
+        if self.compat is None and {"box_size", "overlap"} & self.model_fields_set:
+            raise ValueError(
+                "box_size, overlap: only with compat deepict; without it windows are derived"
+            )
         return self
 
 
@@ -199,6 +207,8 @@ class PickSettings(Strict):
     26
     """
 
+    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = None
+    """Name of the folder ``picks_<name>`` of a run; the class by default."""
     class_name: Annotated[str | None, Field(alias="class")] = None
     """Class of a multi-class score map; may be left out where there is one class."""
     threshold: float = 0.5

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..core.ops import ChunkOp
     from ..core.volume import VolumeReader, VolumeWriter
     from .cluster import Workers
-    from .ledger import Ledger
+    from .ledger import JointLedger, Ledger
 
 __all__ = ["explain", "map_chunks", "naming", "run_each"]
 
@@ -78,7 +78,7 @@ def map_chunks(
     sink: VolumeWriter,
     grid: Grid,
     *,
-    ledger: Ledger | None = None,
+    ledger: Ledger | JointLedger | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> None:
     """Apply an op to every block of a grid.

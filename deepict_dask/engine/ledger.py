@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Ledger"]
+__all__ = ["JointLedger", "Ledger"]
 
 _MAGIC = b"deepict-dask ledger 1\n"
 
@@ -76,3 +77,36 @@ class Ledger:
     def unfinished(self) -> list[int]:
         """Return the numbers of the blocks that are not finished, in order."""
         return [int(i) for i in np.flatnonzero(self._marks() == 0)]
+
+
+class JointLedger:
+    """The ledgers of outputs that the same tasks write: a block is done when all say so.
+
+    Parameters
+    ----------
+    ledgers
+        One for each output, all of one grid; opened and closed by whoever made them.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> with Ledger(folder / "a", "0" * 64, 2) as a, Ledger(folder / "b", "1" * 64, 2) as b:
+    ...     a.mark(0)
+    ...     joint = JointLedger([a, b])
+    ...     joint.unfinished(), joint.mark(1), joint.unfinished()
+    ([0, 1], None, [0])
+    """
+
+    def __init__(self, ledgers: Sequence[Ledger]) -> None:
+        self._ledgers = tuple(ledgers)
+        self.n_resumed = ledgers[0].n_blocks - len(self.unfinished())
+
+    def mark(self, number: int) -> None:
+        """Note that a block's data are written, in every output."""
+        for ledger in self._ledgers:
+            ledger.mark(number)
+
+    def unfinished(self) -> list[int]:
+        """Return the numbers of the blocks that some output lacks, in order."""
+        return sorted({number for ledger in self._ledgers for number in ledger.unfinished()})

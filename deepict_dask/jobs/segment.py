@@ -1,14 +1,17 @@
-"""A tomogram and a model to a score map."""
+"""A tomogram and models to score maps."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError, ModelFileError
+from ..core.geometry import as_vec
 from ..engine import check_budget, fingerprint, map_chunks, request_key, task_budget_bytes
 from ..engine.budget import BASELINE_TORCH_BYTES
+from ..engine.ledger import JointLedger
 from ..engine.spectral import run_whole
 from ..io.fitted import FittedReader
 from ..io.volumes import open_volume
@@ -16,15 +19,17 @@ from .session import measure_statistics
 from .volume_output import volume_output
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ..config import SegmentSettings
     from ..core.geometry import Grid, Vec
     from ..core.volume import VolumeHeader, VolumeReader
-    from ..segmentation.windows import SegmentOp
+    from ..segmentation.deepict_compat import CompatSegmentOp
+    from ..segmentation.joint import JointSegmentOp
     from .session import Session
 
-__all__ = ["segment_volume"]
+__all__ = ["is_2d", "segment_together", "segment_volume"]
 
 log = logging.getLogger("deepict_dask")
 
@@ -32,8 +37,8 @@ _SPACING_TOLERANCE = 0.05
 _LARGEST_WINDOW_BYTES = 2 << 30
 _WORKERS_TO_FEED = 4
 """A small tomogram is cut into at least this many windows where that costs little."""
-COMPAT_CHUNKS = (120, 120, 120)
-"""Chunks of a published-style score map: whole inner cubes of 40 voxels."""
+COMPAT_CHUNK = 120
+"""Largest edge of a chunk of a published-style score map, which holds whole inner cubes."""
 
 
 def segment_volume(
@@ -44,7 +49,7 @@ def segment_volume(
     *,
     region: Path | None = None,
 ) -> Path:
-    """Predict a score map, exact to 1e-5 whatever the windows.
+    """Predict a score map with a 2D or a 3D network, exact to 1e-5 whatever the windows.
 
     Parameters
     ----------
@@ -57,7 +62,8 @@ def segment_volume(
     settings
         Model and classes.
     region
-        With ``compat: deepict``: patches that do not touch this mask are not predicted.
+        With ``compat: deepict`` and a 3D network: patches that do not touch this mask are not
+        predicted.
 
     Raises
     ------
@@ -68,46 +74,159 @@ def segment_volume(
     BudgetError
         No window fits a worker.
     """
-    from ..models.registry import loaded_model, resolve_model
+    if is_2d(settings.model):
+        from .segment_slices import segment_slices_volume
 
-    source = source.absolute()  # workers may run in another folder
-    region = region and region.absolute()
-    model_path = resolve_model(settings.model).absolute()
-    model = loaded_model(str(model_path), session.device)
-    chosen = chosen_class(model.class_names, settings.classes, settings.model)
-    if region is not None and settings.compat is None:
+        if region is not None:
+            raise ConfigError(
+                f"{settings.model}: expected a 3D network with --region-mask, found a 2D one; "
+                "restrict the picks instead: deepict-dask pick --region-mask"
+            )
+        segment_slices_volume(session, source, target, settings)
+    elif settings.compat is not None:
+        _segment_compat(session, source, target, settings, region)
+    elif region is not None:
         raise ConfigError(
             "segment: expected --region-mask together with --compat deepict only, found it alone; "
             "restrict the picks instead: deepict-dask pick --region-mask"
         )
-    request = {
-        "job": "segment", "input": fingerprint(source), "model": model.sha256, "class": chosen,
-        "compat": settings.compat, "region": region and fingerprint(region),
+    else:
+        segment_together(session, source, {target: settings})
+    return target
+
+
+def is_2d(model: str) -> bool:
+    """Say whether a model file (or a bundled model) holds a 2D network."""
+    from ..models.checkpoint import model_info
+    from ..models.registry import resolve_model
+
+    return getattr(model_info(resolve_model(model)), "kind", "unet3d") == "unet2d"
+
+
+def segment_together(
+    session: Session, source: Path, wanted: Mapping[Path, SegmentSettings]
+) -> None:
+    """Predict the score maps of several 3D networks, every window of the tomogram read once.
+
+    Parameters
+    ----------
+    session
+        Workers and wishes.
+    source
+        Tomogram.
+    wanted
+        For each score map to make its model and classes, without ``compat``.
+
+    Raises
+    ------
+    ModelFileError, VoxelValueError, BudgetError
+        As `segment_volume`.
+    """
+    from ..io.split_write import SplitWriter
+
+    source = source.absolute()  # workers may run in another folder
+    models = {target: _chosen_model(session, settings) for target, settings in wanted.items()}
+    with ExitStack() as stack:
+        outputs = {
+            target: stack.enter_context(
+                volume_output(session, target, _request(session, source, settings, models[target]))
+            )
+            for target, settings in wanted.items()
+        }
+        scratch = next(iter(outputs.values())).scratch
+        reader = _open_tomogram(session, source, scratch, list(models.values()))
+        op, grid = plan_segment(session, reader, list(models.values()))
+        sinks = [
+            output.sink(models[target].header(reader.header), session.chunks)
+            for target, output in outputs.items()
+        ]
+        sink = SplitWriter(tuple(sinks), op.channels)
+        ledger = JointLedger([stack.enter_context(o.ledger(grid)) for o in outputs.values()])
+        advance = stack.enter_context(
+            session.progress.stage("segment", grid.n_blocks, ledger.n_resumed)
+        )
+        map_chunks(session.workers, op, [reader], sink, grid, ledger=ledger, on_done=advance)
+
+
+@dataclass(frozen=True)
+class _ChosenModel:
+    """A model file and the classes of it that are wanted."""
+
+    name: str
+    path: str
+    sha256: str
+    chosen: int | None
+    class_names: tuple[str, ...]
+    """Of the score map: none where it has one class."""
+    voxel_spacing_angstrom: float | None
+
+    def header(self, tomogram: VolumeHeader) -> VolumeHeader:
+        """Return the header of the score map."""
+        return replace(tomogram, dtype="float32", class_names=self.class_names)
+
+
+def _chosen_model(session: Session, settings: SegmentSettings) -> _ChosenModel:
+    """Find and load a model, and choose its classes."""
+    from ..models.registry import loaded_model, resolve_model
+
+    path = str(resolve_model(settings.model).absolute())
+    model = loaded_model(path, session.device)
+    chosen = chosen_class(model.class_names, settings.classes, settings.model)
+    names = () if chosen is not None or len(model.class_names) < 2 else model.class_names
+    spacing = model.voxel_spacing_angstrom
+    return _ChosenModel(settings.model, path, model.sha256, chosen, names, spacing)
+
+
+def _request(
+    session: Session, source: Path, settings: SegmentSettings, model: _ChosenModel,
+    region: Path | None = None,
+) -> str:  # fmt: skip
+    """Return the key of what is asked for."""
+    return request_key({
+        "job": "segment", "input": fingerprint(source), "model": model.sha256,
+        "class": model.chosen, "compat": settings.compat, "box_size": settings.box_size,
+        "overlap": settings.overlap, "region": region and fingerprint(region),
         "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom,
-    }  # fmt: skip
-    with volume_output(session, target, request_key(request)) as output:
-        reader = open_volume(
-            source,
-            voxel_spacing_angstrom=session.voxel_spacing_angstrom,
-            scratch=output.scratch,
-            spacing_required=settings.compat is None,
-        )
-        check_spacing(reader.header, model.voxel_spacing_angstrom, settings.model)
-        mask = None
-        if region is not None and settings.compat is not None:
+    })  # fmt: skip
+
+
+def _open_tomogram(
+    session: Session, source: Path, scratch: Path, models: list[_ChosenModel], *,
+    spacing_required: bool = True,
+) -> VolumeReader:  # fmt: skip
+    """Open the tomogram and compare its voxel spacing with that of the models."""
+    reader = open_volume(
+        source,
+        voxel_spacing_angstrom=session.voxel_spacing_angstrom,
+        scratch=scratch,
+        spacing_required=spacing_required,
+    )
+    for model in models:
+        check_spacing(reader.header, model.voxel_spacing_angstrom, model.name)
+    return reader
+
+
+def _segment_compat(
+    session: Session, source: Path, target: Path, settings: SegmentSettings, region: Path | None
+) -> None:
+    """Predict a score map as the published program does."""
+    source = source.absolute()
+    region = region and region.absolute()
+    model = _chosen_model(session, settings)
+    key = _request(session, source, settings, model, region)
+    with volume_output(session, target, key) as output:
+        reader = _open_tomogram(session, source, output.scratch, [model], spacing_required=False)
+        mask: VolumeReader | None = None
+        if region is not None:
             mask = open_volume(region, scratch=output.scratch, spacing_required=False)
-        op, grid, sources = plan_segment(
-            session, reader, mask, model_path=str(model_path), chosen=chosen, settings=settings
-        )
-        names = () if chosen is not None or len(model.class_names) < 2 else model.class_names
-        header = replace(reader.header, dtype="float32", class_names=names)
-        sink = output.sink(header, COMPAT_CHUNKS if settings.compat else session.chunks)
+        op, grid, chunks = plan_compat(session, reader, mask, model, settings)
+        sources = [reader] if mask is None else [reader, FittedReader(mask, reader.header.shape)]
+        sink = output.sink(model.header(reader.header), chunks)
         with (
             output.ledger(grid) as ledger,
             session.progress.stage("segment", grid.n_blocks, ledger.n_resumed) as advance,
         ):
             map_chunks(session.workers, op, sources, sink, grid, ledger=ledger, on_done=advance)
-    return target
 
 
 def chosen_class(names: tuple[str, ...], wanted: tuple[str, ...] | None, model: str) -> int | None:
@@ -148,7 +267,7 @@ def check_spacing(header: VolumeHeader, trained_at: float | None, model: str) ->
         )  # fmt: skip
 
 
-def choose_grid(op: SegmentOp, shape: Vec, chunks: Vec, worker_bytes: int) -> Grid:
+def choose_grid(op: JointSegmentOp, shape: Vec, chunks: Vec, worker_bytes: int) -> Grid:
     """Return the windows of a tomogram, the same for any number of workers.
 
     Scores of two grids may differ in the last digit, so a grid that followed the number of workers
@@ -168,34 +287,50 @@ def choose_grid(op: SegmentOp, shape: Vec, chunks: Vec, worker_bytes: int) -> Gr
 
 
 def plan_segment(
+    session: Session, reader: VolumeReader, models: list[_ChosenModel]
+) -> tuple[JointSegmentOp, Grid]:
+    """Measure the tomogram; choose the op and its windows."""
+    from ..segmentation.joint import JointSegmentOp
+    from ..segmentation.windows import SegmentOp
+
+    mean, std = _measured(session, reader)
+    op = JointSegmentOp(
+        tuple(SegmentOp(model.path, mean, std, model.chosen, session.device) for model in models)
+    )
+    shape, each = reader.header.shape, session.workers.memory_bytes
+    return op, choose_grid(op, shape, session.chunks, each)
+
+
+def plan_compat(
     session: Session,
     reader: VolumeReader,
     region: VolumeReader | None,
-    *,
-    model_path: str,
-    chosen: int | None,
+    model: _ChosenModel,
     settings: SegmentSettings,
-) -> tuple[Any, Grid, list[VolumeReader]]:
-    """Measure the tomogram; choose the op, its windows and its sources."""
+) -> tuple[CompatSegmentOp, Grid, Vec]:
+    """Measure the tomogram as the published program does; choose op, blocks and chunks."""
     from ..segmentation.deepict_compat import CompatSegmentOp, compat_grid
     from ..segmentation.deepict_statistics import statistics_of
-    from ..segmentation.windows import SegmentOp
 
+    _measured(session, reader)
+    mean, std = run_whole(session.workers, "statistics", reader.path, statistics_of, reader)
+    shape = reader.header.shape
+    mask_shape = None if region is None else region.header.shape
+    op = CompatSegmentOp(
+        model.path, mean, std, shape, mask_shape, model.chosen,
+        settings.box_size, settings.overlap, device=session.device,
+    )  # fmt: skip
+    inner = op.tiling.inner
+    chunks = as_vec([inner * max(1, COMPAT_CHUNK // inner)] * 3)
+    grid = compat_grid(shape, chunks, op)
+    needed = op.bytes_needed(grid.window_shape)
+    check_budget("segment", needed, session.workers.memory_bytes, torch=True)
+    return op, grid, chunks
+
+
+def _measured(session: Session, reader: VolumeReader) -> tuple[float, float]:
+    """Return mean and standard deviation; refuse volumes that no network can be given."""
     statistics = measure_statistics(session, reader, name="statistics")
     statistics.require_finite(reader.path)
     statistics.require_contrast(reader.path)
-    mean, std, shape = statistics.mean, statistics.std, reader.header.shape
-    if settings.compat is None:
-        op = SegmentOp(model_path, mean, std, chosen, session.device)
-        grid = choose_grid(op, shape, session.chunks, session.workers.memory_bytes)
-        return op, grid, [reader]
-    mean, std = run_whole(session.workers, "statistics", reader.path, statistics_of, reader)
-    mask_shape = None if region is None else region.header.shape
-    compat = CompatSegmentOp(
-        model_path, mean, std, shape, mask_shape, chosen, device=session.device
-    )
-    grid = compat_grid(shape, COMPAT_CHUNKS, compat)
-    needed = compat.bytes_needed(grid.window_shape)
-    check_budget("segment", needed, session.workers.memory_bytes, torch=True)
-    sources = [reader] if region is None else [reader, FittedReader(region, shape)]
-    return compat, grid, sources
+    return statistics.mean, statistics.std

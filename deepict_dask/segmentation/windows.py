@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..core.geometry import Block, Vec
+    from .joint import JointSegmentOp
 
 __all__ = [
     "SegmentOp",
@@ -192,6 +193,11 @@ class SegmentOp(ChunkOp):
         return loaded_model(self.model_path).settings
 
     @property
+    def n_classes(self) -> int:
+        """Channels of the network."""
+        return self.settings.n_classes
+
+    @property
     def halo(self) -> Vec:
         """Voxels a window needs on every side, derived from the network."""
         return as_vec(self.settings.halo)
@@ -243,7 +249,12 @@ def chosen_class(scores: Array, class_index: int | None) -> Array:
 
 
 def choose_window(
-    shape: Vec, chunk_shape: Vec, op: SegmentOp, budget_bytes: int, *, n_workers: int = 1
+    shape: Vec,
+    chunk_shape: Vec,
+    op: SegmentOp | JointSegmentOp,
+    budget_bytes: int,
+    *,
+    n_workers: int = 1,
 ) -> Grid:
     """Return the grid that needs the least work within a budget.
 
@@ -296,7 +307,9 @@ def _candidates(shape: Vec, chunk_shape: Vec) -> Iterator[Vec]:
         yield as_vec(write_shape)
 
 
-def _does_not_fit(shape: Vec, chunk_shape: Vec, op: SegmentOp, budget_bytes: int) -> BudgetError:
+def _does_not_fit(
+    shape: Vec, chunk_shape: Vec, op: SegmentOp | JointSegmentOp, budget_bytes: int
+) -> BudgetError:
     """Say what one chunk needs, and which chunks or budget would do."""
 
     def needed(chunk: Vec) -> tuple[Vec, int]:
@@ -311,7 +324,7 @@ def _does_not_fit(shape: Vec, chunk_shape: Vec, op: SegmentOp, budget_bytes: int
     advice = f"chunks of {_times(smaller)} would need {_words(least)}"
     if least > budget_bytes:
         advice = f"even {advice}, so give each worker more with --memory"
-    classes = f"{op.settings.n_classes} class" + ("es" if op.settings.n_classes > 1 else "")
+    classes = f"{op.n_classes} class" + ("es" if op.n_classes > 1 else "")
     return BudgetError(
         f"{op.name} needs {_words(n_bytes)} per task (window {_times(window)}, {classes}, float32) "
         f"but the budget is {_words(budget_bytes)}; {advice}"

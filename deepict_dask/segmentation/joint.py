@@ -1,0 +1,90 @@
+"""Several networks over one tomogram, each window read and normalised once.
+
+The window is the one that the farthest-seeing network needs, so each network gives the same scores
+as alone, to 1e-5.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.geometry import as_vec, ceil_to
+from ..core.ops import ChunkOp
+from ..models.registry import inference_network
+from .windows import FIXED_BYTES, SegmentOp, chosen_class, network_bytes, normalise, predict_window
+
+if TYPE_CHECKING:
+    from ..core.geometry import Block, Vec
+
+__all__ = ["JointSegmentOp"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class JointSegmentOp(ChunkOp):
+    """The scores of several networks, stacked along the channels in the order of ``ops``.
+
+    The one source is the tomogram. The result is float32, czyx; `channels` says whose are which.
+
+    Examples
+    --------
+    >>> ribosome = SegmentOp("ribosome.safetensors", mean=0.0, std=1.0, class_index=0)
+    >>> membrane = SegmentOp("membrane.safetensors", mean=0.0, std=1.0, class_index=0)
+    >>> JointSegmentOp((ribosome, membrane)).name
+    'segment'
+    """
+
+    ops: tuple[SegmentOp, ...]
+    """At least one; all of the same tomogram, so of the same mean and standard deviation."""
+    name: str = "segment"
+    dtype: str = "float32"
+
+    @property
+    def halo(self) -> Vec:
+        """Voxels a window needs on every side: the most that any network needs."""
+        return as_vec(np.max([op.halo for op in self.ops], axis=0))
+
+    @property
+    def align(self) -> int:
+        """Windows start on multiples of this, which every network's pooling cells divide."""
+        return math.lcm(*(op.align for op in self.ops))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each network, in the order of ``ops``."""
+        return tuple(1 if op.class_index is not None else op.n_classes for op in self.ops)
+
+    @property
+    def n_classes(self) -> int:
+        """Channels of all networks."""
+        return sum(self.channels)
+
+    def apply(self, block: Block, *windows: Any) -> Array:
+        """Return the scores over ``block.read``."""
+        del block  # the numbers do not depend on the place
+        window = normalise(windows[0], self.ops[0].mean, self.ops[0].std)
+        scores = np.empty((self.n_classes, *window.shape), dtype=np.float32)
+        first = 0
+        for op, n in zip(self.ops, self.channels, strict=True):
+            network = inference_network(op.model_path, op.device)
+            scores[first : first + n] = chosen_class(
+                predict_window(network, window), op.class_index
+            )
+            first += n
+        return scores
+
+    def bytes_needed(self, window_shape: Vec) -> int:
+        """Return the peak bytes of one window: as read, normalised, all scores, one network's."""
+        n = math.prod(ceil_to(size, self.align) for size in window_shape)
+        networks = max(network_bytes(op.settings, window_shape) for op in self.ops)
+        return 4 * n * (2 + self.n_classes) + networks
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Resident bytes of a process before its first window: torch, and all weights."""
+        return FIXED_BYTES + sum(op.fixed_bytes - FIXED_BYTES for op in self.ops)
