@@ -10,7 +10,8 @@ from .core.errors import OutputExistsError
 from .evaluate.picks import score_picks
 from .io.picks import read_picks
 from .models.registry import bundled_models, loaded_model
-from .pipeline import pick_folder_of, run_pipeline
+from .pipeline import run_pipeline
+from .run_outputs import pick_folder_of
 from .synthetic import CellSettings, make_cell, write_cell
 
 if TYPE_CHECKING:

@@ -1,35 +1,48 @@
 """The whole pipeline over tomograms: the only file that knows the order of the stages.
 
-For each tomogram: equalize (if asked for), one score map per model, one folder of picks per pick
-section. Every stage leaves a finished output or none, and ``stages.json`` notes the request that
-each output answers: what answers the same request is not made again.
+For each tomogram: equalize (if asked for), the score maps of all models, the mask of each region
+that a model makes, one folder of picks per pick section. Every stage leaves a finished output or
+none, and ``stages.json`` notes the request that each output answers: what answers the same request
+is not made again.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.errors import ConfigError, DeepictError, OutputExistsError, VolumeFormatError
+from .core.errors import ConfigError, DeepictError, VolumeFormatError
 from .engine import fingerprint, request_key
 from .io.dataset import TomogramEntry, list_tomograms
+from .jobs.chosen_model import is_2d
 from .jobs.equalize import equalize_volume
 from .jobs.pick import pick_particles
-from .jobs.segment import chosen_class, segment_volume
+from .jobs.polish import polish_volume
+from .jobs.segment import segment_volume
+from .jobs.segment_windows import segment_together
+from .jobs.stage_record import StageRecord
 from .models.checkpoint import model_info
 from .models.registry import resolve_model
+from .run_outputs import (
+    EQUALIZED,
+    check_config,
+    model_of_region,
+    models_of,
+    pick_folder_of,
+    region_mask_of,
+    score_map_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-    from .config import PickSettings, RunConfig, SegmentSettings
+    from .config import PickSettings, RegionSettings, RunConfig, SegmentSettings
     from .jobs.session import Session
 
-__all__ = ["RunReport", "TomogramReport", "run_pipeline", "score_map_of"]
+__all__ = ["RunReport", "TomogramReport", "run_pipeline"]
 
 log = logging.getLogger("deepict_dask")
 
@@ -54,73 +67,6 @@ class RunReport:
     def failed(self) -> list[TomogramReport]:
         """The tomograms that were not finished."""
         return [report for report in self.tomograms if report.error is not None]
-
-
-class StageRecord:
-    """Which request each finished output of a tomogram answers.
-
-    Parameters
-    ----------
-    folder
-        The tomogram's folder of results.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> record = StageRecord(Path(tempfile.mkdtemp()))
-    >>> record.answers("picks", "key"), record.note("picks", "key")
-    (False, None)
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._path = folder / "stages.json"
-
-    def _keys(self) -> dict[str, str]:
-        try:
-            keys: dict[str, str] = json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return keys
-
-    def answers(self, output: str, key: str) -> bool:
-        """Say whether a finished output of this name answers the request."""
-        return self._keys().get(output) == key and (self._folder / output).exists()
-
-    def outputs(self) -> list[str]:
-        """Return the names of the finished outputs that are there."""
-        return [output for output in self._keys() if (self._folder / output).exists()]
-
-    def note(self, output: str, key: str) -> None:
-        """Note that an output is finished; written in one step."""
-        text = json.dumps({**self._keys(), output: key}, indent=2)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(text + "\n")
-        os.replace(temporary, self._path)
-
-
-def score_map_of(settings: SegmentSettings) -> str:
-    """Return the name of a model's score map in a tomogram's folder.
-
-    Examples
-    --------
-    >>> from deepict_dask.config import SegmentSettings
-    >>> score_map_of(SegmentSettings(model="models/ribosome_D2.pth"))
-    'scores_ribosome_D2.zarr'
-    """
-    return f"scores_{Path(settings.model).stem}.zarr"
-
-
-def pick_folder_of(settings: PickSettings, number: int) -> str:
-    """Return the name of a pick section's folder.
-
-    Examples
-    --------
-    >>> from deepict_dask.config import PickSettings
-    >>> pick_folder_of(PickSettings(class_name="ribosome"), 0)
-    'picks_ribosome'
-    """
-    return f"picks_{settings.class_name or number}"
 
 
 def run_pipeline(
@@ -165,52 +111,6 @@ def run_pipeline(
     return RunReport(tuple(reports))
 
 
-def check_config(config: RunConfig, entries: list[TomogramEntry]) -> None:
-    """Refuse what cannot work before any work is done."""
-    names = [score_map_of(s) for s in config.segment]
-    folders = [pick_folder_of(p, i) for i, p in enumerate(config.pick)]
-    for what, found in (("segment: models", names), ("pick: classes", folders)):
-        if len(set(found)) < len(found):
-            raise ConfigError(f"{what}: expected different names, found one twice in {found}")
-    _check_classes(config)
-    for region in config.regions:
-        if region.path is not None and not region.path.exists():
-            raise ConfigError(f"regions: {region.name}: expected a file, found none: {region.path}")
-    for entry in entries:
-        folder = config.output / entry.name
-        if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
-            raise OutputExistsError(
-                f"{folder}: expected an empty folder or results of an earlier run, "
-                "found other files; give another output"
-            )
-
-
-def _check_classes(config: RunConfig) -> None:
-    """Refuse pick sections whose class no model has."""
-    known: list[str] = []
-    for segment in config.segment:
-        names = model_info(resolve_model(segment.model)).class_names
-        chosen_class(names, segment.classes, segment.model)
-        known += segment.classes or names
-    for pick in config.pick:
-        if pick.class_name is not None and pick.class_name not in known:
-            raise ConfigError(
-                f"pick: class: expected one of the models' classes {', '.join(known)}, "
-                f"found {pick.class_name}"
-            )
-        if pick.class_name is None and len(known) > 1:
-            raise ConfigError(
-                f"pick: class: expected one of the models' classes {', '.join(known)}, found none"
-            )
-
-
-def _is_ours(folder: Path) -> bool:
-    """Say whether a folder holds results (or unfinished results) of a run."""
-    known = {"stages.json"}
-    endings = (".partial", ".lock")
-    return any(path.name in known or path.name.endswith(endings) for path in folder.iterdir())
-
-
 def _run_one(
     session: Session, config: RunConfig, entry: TomogramEntry, say: Callable[[str], None]
 ) -> dict[str, int]:
@@ -223,14 +123,15 @@ def _run_one(
     folder.mkdir(parents=True, exist_ok=True)
     stages = _Stages(session, config, entry, folder, StageRecord(folder), say)
     tomogram = stages.equalize()
-    maps = {segment: stages.segment(tomogram, segment) for segment in config.segment}
+    maps = stages.segment(tomogram)
+    regions = stages.regions(maps)
     counts = {
-        pick_folder_of(pick, i): stages.pick(stages.map_for(pick, maps), pick, i)
+        pick_folder_of(pick, i): stages.pick(stages.map_for(pick, maps), pick, i, regions)
         for i, pick in enumerate(config.pick)
     }
-    current = {"equalized.zarr", *counts, *(path.name for path in maps.values())}
+    current = {*counts, *(path.name for path in (*maps.values(), *regions.values()))}
     for output in stages.record.outputs():
-        if output not in current or (output == "equalized.zarr" and config.equalize is None):
+        if output not in current and (output != EQUALIZED or config.equalize is None):
             say(f"{entry.name}: {output} is of an earlier config and was left as it is")
     return counts
 
@@ -246,17 +147,30 @@ class _Stages:
     record: StageRecord
     say: Callable[[str], None]
 
+    def _key(self, request: dict[str, Any]) -> str:
+        """Return the key of what an output is asked to be."""
+        session = self.session
+        return request_key(
+            {**request, "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom}
+        )
+
+    def _is_made(self, output: str, key: str) -> bool:
+        """Say whether a finished output answers a request; if so, tell."""
+        made = self.record.answers(output, key)
+        if made:
+            self.say(f"{self.entry.name}: {output} is up to date")
+        return made
+
+    def _note(self, output: str, key: str) -> None:
+        self.record.note(output, key)
+        self.say(f"{self.entry.name}: wrote {output}")
+
     def _make(self, output: str, request: dict[str, Any], make: Callable[[Path], Any]) -> Path:
         """Make an output unless a finished one answers the same request."""
-        target = self.folder / output
-        key = request_key({**request, "chunks": self.session.chunks,
-                           "spacing": self.session.voxel_spacing_angstrom})  # fmt: skip
-        if self.record.answers(output, key):
-            self.say(f"{self.entry.name}: {output} is up to date")
-        else:
+        target, key = self.folder / output, self._key(request)
+        if not self._is_made(output, key):
             make(target)
-            self.record.note(output, key)
-            self.say(f"{self.entry.name}: wrote {output}")
+            self._note(output, key)
         return target
 
     def equalize(self) -> Path:
@@ -269,61 +183,110 @@ class _Stages:
             "settings": settings.model_dump(mode="json"),
         }  # fmt: skip
         return self._make(
-            "equalized.zarr",
+            EQUALIZED,
             request,
             lambda target: equalize_volume(self.session, self.entry.path, target, settings),
         )
 
-    def segment(self, tomogram: Path, settings: SegmentSettings) -> Path:
-        """Return a model's score map."""
-        region = self._compat_region() if settings.compat else None
-        request = {
+    def segment(self, tomogram: Path) -> dict[SegmentSettings, Path]:
+        """Return the score map of every model; 3D ones are made together, reading once."""
+        maps = {s: self.folder / score_map_of(s) for s in models_of(self.config)}
+        keys = {s: self._key(self._segment_request(tomogram, s)) for s in maps}
+        missing = [s for s in maps if not self._is_made(maps[s].name, keys[s])]
+        together = [s for s in missing if s.compat is None and not is_2d(s.model)]
+        if together:
+            segment_together(self.session, tomogram, {maps[s]: s for s in together})
+        for settings in missing:
+            if settings not in together:
+                region = self._compat_region(settings)
+                segment_volume(self.session, tomogram, maps[settings], settings, region=region)
+            self._note(maps[settings].name, keys[settings])
+        return maps
+
+    def _segment_request(self, tomogram: Path, settings: SegmentSettings) -> dict[str, Any]:
+        region = self._compat_region(settings)
+        return {
             "input": fingerprint(tomogram), "model": fingerprint(resolve_model(settings.model)),
             "settings": settings.model_dump(mode="json"),
             "region": region and fingerprint(region),
         }  # fmt: skip
-        return self._make(
-            score_map_of(settings),
-            request,
-            lambda target: segment_volume(self.session, tomogram, target, settings, region=region),
-        )
 
-    def _compat_region(self) -> Path | None:
+    def _compat_region(self, settings: SegmentSettings) -> Path | None:
         """Return the mask that limits published-style prediction: the one all picks use."""
-        names = {pick.region for pick in self.config.pick if pick.region is not None}
-        return self.region_file(names.pop()) if len(names) == 1 else None
+        if settings.compat is None or is_2d(settings.model):
+            return None
+        names = {contact.region for pick in self.config.pick for contact in pick.all_contacts}
+        region = next((r for r in self.config.regions if names == {r.name}), None)
+        return None if region is None else self._file_of(region)
 
-    def region_file(self, name: str) -> Path | None:
-        """Return this tomogram's file of a region, None where the table has none."""
-        region = next(r for r in self.config.regions if r.name == name)
+    def _file_of(self, region: RegionSettings) -> Path | None:
+        """Return this tomogram's given file of a region, None where there is none."""
         return region.path if region.column is None else self.entry.file_of(region.column)
 
-    def map_for(self, pick: PickSettings, maps: dict[SegmentSettings, Path]) -> Path:
-        """Return the score map that has the class of a pick section."""
-        from .models.registry import loaded_model
+    def regions(self, maps: Mapping[SegmentSettings, Path]) -> dict[str, Path]:
+        """Return the mask of every region that this tomogram has."""
+        masks = {}
+        for region in self.config.regions:
+            mask = (
+                self._file_of(region)
+                if region.model is None
+                else self._region_mask(region, maps[model_of_region(region)])
+            )
+            if mask is not None:
+                masks[region.name] = mask
+        return masks
 
-        if len(maps) == 1:
-            return next(iter(maps.values()))
-        for settings, path in maps.items():
-            if pick.class_name in loaded_model(resolve_model(settings.model)).class_names:
-                return path
+    def _region_mask(self, region: RegionSettings, scores: Path) -> Path:
+        """Smooth and threshold a model's scores to a mask."""
+        wanted = region.class_name if len(_classes_of(region)) > 1 else None
+        request = {
+            "input": fingerprint(scores), "class": wanted,
+            "threshold": region.threshold, "z_sigma": region.z_sigma, "compat": region.compat,
+        }  # fmt: skip
+        return self._make(
+            region_mask_of(region),
+            request,
+            lambda target: polish_volume(
+                self.session, scores, target,
+                z_sigma=region.z_sigma, threshold=region.threshold, class_name=wanted,
+                compat=region.compat,
+            ),
+        )  # fmt: skip
+
+    def map_for(self, pick: PickSettings, maps: Mapping[SegmentSettings, Path]) -> Path:
+        """Return the score map that has the class of a pick section."""
+        candidates = [s for s in maps if s in self.config.segment]
+        for settings in candidates:
+            names = settings.classes or model_info(resolve_model(settings.model)).class_names
+            if len(candidates) == 1 or pick.class_name in names:
+                return maps[settings]
         raise ConfigError(f"pick: no model of the config has the class {pick.class_name!r}")
 
-    def pick(self, score: Path, settings: PickSettings, number: int) -> int:
+    def pick(
+        self, score: Path, settings: PickSettings, number: int, masks: Mapping[str, Path]
+    ) -> int:
         """Make the picks of one section and return how many there are."""
-        region = None if settings.region is None else self.region_file(settings.region)
+        needed = {contact.region for contact in settings.all_contacts}
+        needed |= set(masks if settings.distances is None else settings.distances)
+        regions = {name: masks[name] for name in masks if name in needed}
         request = {
-            "input": fingerprint(score), "region": region and fingerprint(region),
+            "input": fingerprint(score),
+            "regions": {name: fingerprint(mask) for name, mask in regions.items()},
             "settings": settings.model_dump(mode="json"),
-        }  # fmt: skip
+        }
         folder = self._make(
             pick_folder_of(settings, number),
             request,
             lambda target: pick_particles(
                 self.session, score, target, settings,
-                region=region, tomogram_name=self.entry.name,
+                regions=regions, tomogram_name=self.entry.name,
             ),
         )  # fmt: skip
         n_picks: int = json.loads((folder / "run.json").read_text())["n_picks"]
         self.say(f"{self.entry.name}: {n_picks} picks in {folder}")
         return n_picks
+
+
+def _classes_of(region: RegionSettings) -> tuple[str, ...]:
+    """Return the classes of the model behind a region."""
+    return model_info(resolve_model(str(region.model))).class_names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from typing import TYPE_CHECKING
@@ -12,16 +13,19 @@ from .engine.budget import format_bytes
 from .engine.cluster import plan_workers
 from .io.dataset import TomogramEntry, list_tomograms
 from .io.volumes import open_volume
+from .jobs.chosen_model import is_2d
 from .jobs.equalize import plan_equalize
-from .jobs.segment import choose_grid
+from .jobs.polish import smoothing_grid
+from .jobs.segment_windows import choose_grid
 from .labelling import LabelReduction, SelectSettings
-from .models.checkpoint import model_info
 from .models.registry import resolve_model
-from .pipeline import check_config, pick_folder_of, score_map_of
+from .run_outputs import check_config, models_of, pick_folder_of, region_mask_of, score_map_of
 
 if TYPE_CHECKING:
-    from .config import RunConfig, SegmentSettings
+    from .config import RegionSettings, RunConfig, SegmentSettings
     from .core.geometry import Vec
+    from .segmentation.joint import JointSegmentOp
+    from .segmentation.slices import SliceSegmentOp
 
 __all__ = ["plan_run", "remove_results"]
 
@@ -72,31 +76,65 @@ def _plan_one(config: RunConfig, entry: TomogramEntry, worker_bytes: int) -> lis
         needed = plan_equalize(config.equalize, reader).bytes_needed(shape)
         check_budget("equalize", needed, worker_bytes)
         lines.append(_line("equalized.zarr", 1, 1, needed, map_bytes))
+    lines += _plan_models(config, shape, worker_bytes)
     chunks = as_vec([min(c, s) for c, s in zip(config.chunks, shape, strict=True)])
-    lines += [
-        _plan_segment(segment, config.chunks, shape, worker_bytes) for segment in config.segment
-    ]
+    blocks = Grid(shape, chunks).n_blocks
+    for region in config.regions:
+        if region.model is not None:
+            lines.append(_plan_mask(region, config.chunks, shape, worker_bytes))
     for i, pick in enumerate(config.pick):
         reduction = LabelReduction(shape, SelectSettings(threshold=pick.threshold))
-        blocks = Grid(shape, chunks).n_blocks
         needed = reduction.bytes_needed(chunks)
         lines.append(_line(pick_folder_of(pick, i), blocks, 3 * blocks, needed, map_bytes // 4))
     return lines
 
 
-def _plan_segment(segment: SegmentSettings, chunks: Vec, shape: Vec, worker_bytes: int) -> str:
-    """Plan one model."""
+def _plan_models(config: RunConfig, shape: Vec, worker_bytes: int) -> list[str]:
+    """Plan all models: 3D ones share their windows, 2D ones have their own."""
+    from .segmentation.joint import JointSegmentOp
     from .segmentation.windows import SegmentOp
 
-    path = resolve_model(segment.model)
-    op = SegmentOp(str(path), 0.0, 1.0)
-    grid = choose_grid(op, shape, chunks, worker_bytes)
-    n_classes = len(model_info(path).class_names)
-    disk = 4 * n_classes * shape[0] * shape[1] * shape[2]
+    models = models_of(config)
+    flat = [settings for settings in models if is_2d(settings.model)]
+    lines = [_plan_slices(settings, config.chunks, shape, worker_bytes) for settings in flat]
+    solid = [settings for settings in models if settings not in flat]
+    if solid:
+        paths = [str(resolve_model(settings.model)) for settings in solid]
+        op = JointSegmentOp(tuple(SegmentOp(path, 0.0, 1.0) for path in paths))
+        grid = choose_grid(op, shape, config.chunks, worker_bytes)
+        names = ", ".join(score_map_of(settings) for settings in solid)
+        lines.append(_plan_windows(names, op, grid, op.n_classes))
+    return lines
+
+
+def _plan_slices(settings: SegmentSettings, chunks: Vec, shape: Vec, worker_bytes: int) -> str:
+    """Plan one 2D model."""
+    from .jobs.segment_slices import choose_slice_grid
+    from .segmentation.slices import SliceSegmentOp
+
+    op = SliceSegmentOp(str(resolve_model(settings.model)), 0.0, 1.0)
+    grid = choose_slice_grid(op, shape, chunks, worker_bytes)
+    return _plan_windows(score_map_of(settings), op, grid, op.settings.n_classes)
+
+
+def _plan_windows(
+    name: str, op: JointSegmentOp | SliceSegmentOp, grid: Grid, n_classes: int
+) -> str:
+    """Say how a network goes over a tomogram."""
     window = " x ".join(map(str, grid.window_shape))
     needed = op.bytes_needed(grid.window_shape)
-    name = score_map_of(segment)
+    disk = 4 * n_classes * math.prod(grid.shape)
     return _line(name, grid.n_blocks, grid.n_blocks, needed, disk) + f", windows of {window}"
+
+
+def _plan_mask(region: RegionSettings, chunks: Vec, shape: Vec, worker_bytes: int) -> str:
+    """Plan the mask of a region that a model makes."""
+    from .segmentation.smoothing import SmoothOp
+
+    op = SmoothOp(region.z_sigma, region.threshold)
+    grid = smoothing_grid(shape, chunks, op, worker_bytes)
+    needed = op.bytes_needed(grid.window_shape)
+    return _line(region_mask_of(region), grid.n_blocks, grid.n_blocks, needed, math.prod(shape))
 
 
 def _line(name: str, blocks: int, tasks: int, needed: int, disk: int) -> str:

@@ -266,14 +266,14 @@ def test_files_that_are_no_models_are_refused_and_run_no_code(files, golden, tmp
     (bad / "truncated.pth").write_bytes(whole.read_bytes()[:20000])
     for name, write in (("zip.pth", torch.save), ("plain.pth", write_pickle)):
         write({"model_state_dict": RunsCode(tmp_path / "it_ran")}, bad / name)
-    keras = min((golden / "deepict" / "twod").glob("*.h5"))
+    deepfinder = golden / "deepfinder" / "net_weights_FINAL.h5"
     for path, says in {
         bad / "text.pth": ("expected a model", "a text file"),
         bad / "truncated.pth": ("expected a model", "truncated", "download the file again"),
         bad / "zip.pth": ("mkdir", "nothing in it was run", "expected a checkpoint"),
         bad / "plain.pth": ("mkdir", "nothing in it was run", "expected a checkpoint"),
         files / "tomo.mrc": ("expected a model", "an MRC volume"),
-        keras: ("expected a model", "HDF5"),
+        deepfinder: ("expected 2D convolutions", "conv3d"),
         bad / "missing.pth": ("no such model file",),
     }.items():
         line = command("segment", files / "tomo.mrc", tmp_path, files, path)

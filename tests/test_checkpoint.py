@@ -18,9 +18,13 @@ from deepict_dask.models.checkpoint import load_checkpoint, model_info, save_mod
 from deepict_dask.models.registry import (
     bundled_models,
     inference_network,
+    inference_network_2d,
     loaded_model,
+    loaded_unet2d,
+    loaded_unet3d,
     resolve_model,
 )
+from deepict_dask.models.unet2d import UNet2D, UNet2DSettings
 from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
 
 SETTINGS = UNet3DSettings(2, 2, 2, batch_norm=True, decoder_dropout=0.2)
@@ -49,7 +53,13 @@ def descriptor_class(monkeypatch):
     return ModelDescriptor
 
 
-def same_weights(left: UNet3D, right: UNet3D) -> bool:
+@pytest.fixture
+def network_2d():
+    torch.manual_seed(1)
+    return UNet2D(UNet2DSettings(2, 4, 2)).eval()
+
+
+def same_weights(left: torch.nn.Module, right: torch.nn.Module) -> bool:
     a, b = left.state_dict(), right.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -195,10 +205,11 @@ def test_a_pickled_network_is_refused_by_its_class(tmp_path, network):
         load_checkpoint(tmp_path / "m.pth")
 
 
-def zipped(name: str) -> bytes:
+def zipped(*names: str) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr(name, "x")
+        for name in names:
+            archive.writestr(name, "x")
     return stream.getvalue()
 
 
@@ -208,7 +219,8 @@ WRONG_FILES = {
     "web page": (b"<!DOCTYPE html><html>Sign in</html>", "a web page"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     "mrc": (b"\0" * 208 + b"MAP " + b"\0" * 900, "an MRC volume"),
-    "keras": (b"\x89HDF\r\n\x1a\n" + b"\0" * 50, "HDF5.*Keras"),
+    "keras": (b"\x89HDF\r\n\x1a\n" + b"\0" * 50, "a damaged or truncated HDF5 file"),
+    "keras archive": (zipped("config.json", "model.weights.h5"), "Keras archive: load it in Keras"),
     "gzip": (b"\x1f\x8b\x08" + b"\0" * 50, "gzip"),
     "zip": (zipped("readme.txt"), r"a zip archive \(with readme.txt\)"),
     "torchscript": (zipped("net/constants.pkl"), "TorchScript"),
@@ -278,6 +290,51 @@ def test_a_saved_model_comes_back_whole_and_saves_the_same_bytes(tmp_path, netwo
     assert model.card == {"trained_on": ["TS_001"], "validation_dice": 0.9}
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+def test_a_saved_2d_model_comes_back_whole(tmp_path, network_2d):
+    path = tmp_path / "m.safetensors"
+    save_model(path, network_2d, class_names=["mito", "er"], voxel_spacing_angstrom=13.5,
+               card={"tile": [288, 288]})  # fmt: skip
+    model, info = load_checkpoint(path), model_info(path)
+    assert same_weights(model.network, network_2d)
+    assert model.settings == info.settings == UNet2DSettings(2, 4, 2)
+    assert (model.kind, info.kind) == ("unet2d", "unet2d")
+    assert (info.halo, info.align) == (network_2d.settings.halo, 4)
+    assert info.n_parameters == sum(p.numel() for p in network_2d.parameters())
+    assert info.card == {"tile": [288, 288]}
+
+
+def test_the_kind_is_seen_from_the_shapes_where_a_file_does_not_say_it(tmp_path, network_2d):
+    torch.save(network_2d.state_dict(), tmp_path / "m.pth")
+    model = load_checkpoint(tmp_path / "m.pth")
+    assert model.kind == "unet2d"
+    assert same_weights(model.network, network_2d)
+
+
+def test_a_file_that_states_another_kind_than_its_tensors_have_is_refused(tmp_path, network_2d):
+    path = tmp_path / "m.safetensors"
+    save_model(path, network_2d, class_names=["a", "b"], voxel_spacing_angstrom=None)
+    data = path.read_bytes()
+    for kind, words in (("unet3d", "kind = unet3d, but.*unet2d"), ("unet4d", "found 'unet4d'")):
+        path.write_bytes(data.replace(b"unet2d", kind.encode()))
+        with pytest.raises(ModelFileError, match=words):
+            model_info(path)
+
+
+def test_a_model_of_the_other_kind_is_refused_with_both_kinds(tmp_path, network, network_2d):
+    flat, solid = tmp_path / "flat.safetensors", tmp_path / "solid.safetensors"
+    save_model(flat, network_2d, class_names=["a", "b"], voxel_spacing_angstrom=None)
+    save_model(solid, network, class_names=["a", "b"], voxel_spacing_angstrom=None)
+    assert loaded_unet2d(flat) is loaded_model(flat).network
+    assert loaded_unet3d(solid) is loaded_model(solid).network
+    assert inference_network_2d(flat) is inference_network_2d(flat)
+    for load in (loaded_unet3d, inference_network):
+        with pytest.raises(ModelFileError, match=r"flat.*expected a 3D model, found a 2D one"):
+            load(flat)
+    for load in (loaded_unet2d, inference_network_2d):
+        with pytest.raises(ModelFileError, match=r"solid.*expected a 2D model, found a 3D one"):
+            load(solid)
 
 
 def test_a_model_with_the_wrong_number_of_classes_is_not_written(tmp_path, network):

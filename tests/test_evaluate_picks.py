@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepict_dask.core.errors import PicksFormatError
-from deepict_dask.evaluate.picks import match_picks, score_picks
+from deepict_dask.evaluate.picks import (
+    count_picks,
+    judge_picks,
+    match_picks,
+    pool_picks,
+    score_picks,
+)
 
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden" / "deepict" / "evaluation"
 
@@ -63,7 +69,9 @@ def test_with_scores_the_order_of_the_lists_is_of_no_importance(data, true):
     )
 
 
-@pytest.mark.parametrize("case", ["file_radius5", "file_radius10", "score_desc_radius5"])
+@pytest.mark.parametrize(
+    "case", ["file_radius5", "file_radius10", "score_desc_radius5", "score_desc_radius10"]
+)
 def test_the_published_count_is_reproduced(case):
     if not GOLDEN.exists():
         pytest.skip("../shared/golden is absent")
@@ -81,6 +89,10 @@ def test_the_published_count_is_reproduced(case):
     names = ("precision_final", "recall_final", "F1_final", "max_F1", "auPRC")
     np.testing.assert_allclose(ratios, [reference[name] for name in names], rtol=1e-12)
     assert score.best_n_picks == reference["optimal_peak_number"] + 1
+    matching = match_picks(listed[:, :0:-1], true, reference_radius(case))
+    hits = matching.true_index >= 0
+    assert listed[hits, 1:].tolist() == reference["tp_pred"]
+    assert true[matching.true_index[hits], ::-1].tolist() == reference["tp_true"]
 
 
 def reference_radius(case):
@@ -192,3 +204,43 @@ def test_lists_of_several_classes_are_compared_class_by_class():
     for predicted, name in ((plain, None), (truth, None), (ribosomes, "spoon")):
         with pytest.raises(ConfigError, match="ribosome"):
             same_class(predicted, truth, name)
+
+
+@settings(deadline=None)
+@given(data=st.data(), counting=st.sampled_from(["one-to-one", "deepict"]))
+def test_pooled_lists_count_as_one_list_in_tomograms_far_apart(data, counting):
+    # the oracle: one list of picks whose tomograms are so far apart that none reaches another's
+    judged, everything, all_true, all_scores = [], [], [], []
+    for k in range(data.draw(st.integers(1, 3))):
+        picks = np.array(data.draw(points), float).reshape(-1, 3)
+        true = np.array(data.draw(points), float).reshape(-1, 3)
+        scores = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(picks))), float)
+        scores = scores[: len(picks)]
+        judged.append(judge_picks(picks, true, 2, scores=scores, counting=counting))
+        everything.append(picks + 1000 * k)
+        all_true.append(true + 1000 * k)
+        all_scores.append(scores)
+    pooled = count_picks(pool_picks(judged))
+    joined = score_picks(
+        np.concatenate(everything), np.concatenate(all_true), 2,
+        scores=np.concatenate(all_scores), counting=counting,
+    )  # fmt: skip
+    for name in ("n_true", "n_found", "true_positives", "false_positives", "redundant"):
+        assert getattr(pooled, name) == getattr(joined, name)
+    for name in ("precision", "recall", "f1", "best_f1", "best_n_picks", "auprc"):
+        assert getattr(pooled, name) == pytest.approx(getattr(joined, name))
+
+
+def test_picks_without_a_score_come_last_in_a_pool():
+    scored = judge_picks([[0, 0, 0]], [[0, 0, 0]], 1, scores=[0.1])
+    unscored = judge_picks([[9, 9, 9]], [[0, 0, 0]], 1)
+    assert pool_picks([unscored, scored]).hit.tolist() == [True, False]
+
+
+def test_the_curve_has_a_point_for_each_score_and_the_published_one_for_each_pick():
+    picks, true = [[0, 0, 0], [5, 0, 0], [9, 0, 0]], [[0, 0, 0]]
+    curve = score_picks(picks, true, 1, scores=[0.9, 0.5, 0.5]).curve
+    assert (curve.score.tolist(), curve.n_kept.tolist()) == ([0.9, 0.5], [1, 3])
+    published = score_picks(picks, true, 1, scores=[0.9, 0.5, 0.5], counting="deepict").curve
+    assert published.n_kept.tolist() == [1, 2, 3]
+    assert published.straight

@@ -13,6 +13,8 @@ from deepict_dask.core.geometry import Grid
 from deepict_dask.core.tables import SCORE_UNIT
 from deepict_dask.engine import SpillFolder, reduce_chunks
 from deepict_dask.engine.reduce import tree_nodes
+from deepict_dask.io.array import ArrayReader
+from deepict_dask.io.stacked import StackedMasks
 from deepict_dask.labelling import LabelReduction, RelabelOp, SelectSettings
 from deepict_dask.labelling.merge import KeepRule
 from deepict_dask.labelling.op import sorted_rows
@@ -46,12 +48,17 @@ class KnownNames:
         return self.kept
 
 
-def label_in_chunks(workers, score, chunks, connectivity, tmp_path, *, rule=None, region=None):
+def label_in_chunks(
+    workers, score, chunks, connectivity, tmp_path, *, rule=None, regions=(), select=None
+):
     """Run both passes; return the cluster rows and the label map."""
     grid = Grid(score.shape, chunks)
-    select = SelectSettings(threshold=0.5)
-    reduction = LabelReduction(score.shape, select, connectivity, rule or KeepRule())
-    sources = [MemoryReader(score)] + ([] if region is None else [MemoryReader(region)])
+    select = select or SelectSettings(threshold=0.5)
+    rule = rule or KeepRule()
+    reduction = LabelReduction(score.shape, select, connectivity, rule, n_regions=len(regions))
+    sources = [MemoryReader(score)]
+    if regions:
+        sources.append(StackedMasks(tuple(ArrayReader(region) for region in regions)))
     spill = SpillFolder(str(tmp_path))
     for old in tmp_path.glob("*.npy"):
         old.unlink()
@@ -207,10 +214,12 @@ def test_a_cluster_is_kept_by_contact_though_only_one_chunk_of_it_touches(two_wo
     score[3, 3, 10:12] = 1
     region = np.zeros(score.shape, "uint8")
     region[1, 1, 37] = 5
-    rule = KeepRule(must_touch_region=True)
-    rows, _ = label_in_chunks(two_workers, score, (4, 4, 8), 26, tmp_path, rule=rule, region=region)
+    rule = KeepRule(must_touch=(0,))
+    rows, _ = label_in_chunks(
+        two_workers, score, (4, 4, 8), 26, tmp_path, rule=rule, regions=[region]
+    )
     assert rows["n_voxels"].tolist() == [36]
-    assert rows["n_in_region"].tolist() == [1]
+    assert rows["n_in_region"].tolist() == [[1]]
 
 
 @given(problems(), st.sampled_from([6, 26]))

@@ -65,6 +65,7 @@ def settings_of(case_folder) -> PickSettings:
         max_size=values["max_cluster_size"],
         connectivity=CONNECTIVITY[values["clustering_connectivity"]],
         border=tuple(xyz[::-1]),
+        region="lamella",
         contact_mode=values["contact_mode"],
         contact_distance=values["contact_distance"],
         compat="deepict",
@@ -75,13 +76,13 @@ def settings_of(case_folder) -> PickSettings:
 @pytest.mark.parametrize("case", CASES)
 def test_post_processing_is_identical(two_workers, golden, deepict, tmp_path, case, chunks):
     expected = golden / "deepict" / "postproc" / case
-    region = deepict / "inputs/region_mask.mrc" if case.startswith("region") else None
+    mask = deepict / "inputs/region_mask.mrc"
     pick_particles(
         Session(two_workers, chunks=chunks),
         deepict / "pred/blob_D2_IF4_BN__tomo.mrc",
         tmp_path / "picks",
         settings_of(expected),
-        region=region,
+        regions={"lamella": mask} if case.startswith("region") else {},
     )
     (motl,) = expected.glob("motl_*.csv")
     assert (tmp_path / "picks/motl.csv").read_bytes() == motl.read_bytes()

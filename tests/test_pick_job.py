@@ -89,8 +89,8 @@ def test_region_modes_equal_the_definition_on_the_whole_volume(two_workers, tmp_
         Session(two_workers, chunks=chunks),
         store(tmp_path / "s.zarr", score),
         tmp_path / "p",
-        PickSettings(contact_mode=mode, contact_distance=4),
-        region=store(tmp_path / "r.zarr", region),
+        PickSettings(region="r", contact_mode=mode, contact_distance=4),
+        regions={"r": store(tmp_path / "r.zarr", region)},
     )
     table = pd.read_parquet(tmp_path / "p/clusters.parquet")
     assert len(expected) > 1
@@ -104,29 +104,33 @@ def test_an_empty_region_mask_keeps_nothing_and_says_so(two_workers, tmp_path, c
         Session(two_workers, chunks=(16, 16, 16)),
         store(tmp_path / "s.zarr", score),
         tmp_path / "p",
-        PickSettings(contact_mode=mode),
-        region=store(tmp_path / "r.zarr", np.zeros(score.shape, "uint8")),
+        PickSettings(region="r", contact_mode=mode),
+        regions={"r": store(tmp_path / "r.zarr", np.zeros(score.shape, "uint8"))},
     )
     assert report.n_picks == 0
     assert not read(tmp_path / "p/segmentation.zarr").any()
     assert "empty" in caplog.text
 
 
-def test_a_contact_distance_that_needs_more_than_a_worker_has_is_refused(tmp_path):
-    from deepict_dask.core.errors import BudgetError
+def test_a_far_region_is_found_in_the_memory_of_one_chunk(tmp_path):
     from deepict_dask.engine import ClusterSettings, connect
 
     score = np.zeros((40, 200, 300), "float32")
     score[20, 100, 150] = 1
-    mask = store(tmp_path / "r.zarr", np.ones(score.shape, "uint8"))
+    region = np.zeros(score.shape, "uint8")
+    region[20, 100, 299] = 1
+    regions = {"r": store(tmp_path / "r.zarr", region)}
     source = store(tmp_path / "s.zarr", score)
-    wishes = PickSettings(contact_mode="colocalization", contact_distance=150)
     small = ClusterSettings(kind="threads", workers=1, memory="155MiB")
-    with connect(small) as workers:
+    with connect(small) as workers:  # a window of 332^3 voxels would need 400 MiB
         session = Session(workers, chunks=(32, 32, 32))
-        with pytest.raises(BudgetError, match="regions: needs"):
-            pick_particles(session, source, tmp_path / "p", wishes, region=mask)
-    assert not (tmp_path / "p").exists()
+        for distance in (148, 149):
+            wishes = PickSettings(
+                region="r", contact_mode="colocalization", contact_distance=distance
+            )
+            target = tmp_path / f"p{distance}"
+            report = pick_particles(session, source, target, wishes, regions=regions)
+            assert report.n_picks == (distance == 149)
 
 
 def test_a_region_mask_of_another_shape_is_refused(two_workers, tmp_path):
@@ -136,7 +140,7 @@ def test_a_region_mask_of_another_shape_is_refused(two_workers, tmp_path):
             store(tmp_path / "s.zarr", smooth_scores((20, 20, 20), 1)),
             tmp_path / "p",
             PickSettings(),
-            region=store(tmp_path / "r.zarr", np.ones((10, 10, 10), "uint8")),
+            regions={"r": store(tmp_path / "r.zarr", np.ones((10, 10, 10), "uint8"))},
         )
     assert not (tmp_path / "p").exists()
     assert not (tmp_path / "p.partial").exists()
@@ -151,7 +155,7 @@ def test_a_mask_of_signed_bytes_is_refused_rather_than_taken_for_empty(two_worke
             store(tmp_path / "s.zarr", smooth_scores((20, 20, 20), 1)),
             tmp_path / "p",
             PickSettings(),
-            region=store(tmp_path / "r.zarr", mask),
+            regions={"r": store(tmp_path / "r.zarr", mask)},
         )
 
 

@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..core.errors import ConfigError, DeepictError, WorkFailedError
-from . import picking, running, volumes
+from . import evaluating, filaments, particles, picking, project, running, slices, volumes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,13 +32,20 @@ app = typer.Typer(
 models_app = typer.Typer(help="Bundled models and model files.", no_args_is_help=True)
 picks_app = typer.Typer(help="Particle lists.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Compare a result with the truth.", no_args_is_help=True)
+config_app = typer.Typer(help="Configs of runs.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(picks_app, name="picks")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(config_app, name="config")
 
 volumes.register(app)
-picking.register(app, picks_app, evaluate_app)
+slices.register(app)
+picking.register(app, picks_app)
+particles.register(picks_app)
+filaments.register(app)
+evaluating.register(evaluate_app)
 running.register(app, models_app)
+project.register(config_app)
 
 _debug = False
 _UsageError: Any = typer.BadParameter.__base__

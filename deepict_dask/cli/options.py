@@ -55,6 +55,20 @@ def three(text: str, option: str) -> tuple[int, int, int]:
     raise ConfigError(f"{option}: expected Z,Y,X or one whole number, found {text!r}")
 
 
+def pair(text: str, option: str) -> tuple[int, int]:
+    """Return two integers from "A,B" or one from "N".
+
+    Examples
+    --------
+    >>> pair("288", "--tile"), pair("3,5", "--tiles")
+    ((288, 288), (3, 5))
+    """
+    parts = text.split(",")
+    if len(parts) in (1, 2) and all(p.strip().isdigit() for p in parts):
+        return (int(parts[0]), int(parts[-1]))
+    raise ConfigError(f"{option}: expected two whole numbers or one, found {text!r}")
+
+
 @contextmanager
 def open_session(
     *,

@@ -1,8 +1,8 @@
-"""Commands on score maps and particle lists: pick, picks, evaluate."""
+"""Commands on score maps and particle lists: pick, picks."""
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,6 @@ from .options import (
     ProgressOption,
     SpacingOption,
     WorkersOption,
-    check_compat,
     open_session,
     say,
     three,
@@ -50,6 +49,21 @@ def pick(
     contact_distance: Annotated[
         int, typer.Option("--contact-distance", help="For colocalization: voxels.")
     ] = 10,
+    region: Annotated[
+        list[str] | None,
+        typer.Option("--region", metavar="NAME=FILE", help="A mask to measure; may be repeated"),
+    ] = None,
+    contact: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--contact",
+            metavar="NAME:MODE[:DISTANCE]",
+            help="Keep clusters with this contact; DISTANCE as 25nm or 10 (voxels); repeat for all",
+        ),
+    ] = None,
+    distance_limit_nm: Annotated[
+        float, typer.Option("--distance-limit-nm", help="Distances to regions are empty beyond.")
+    ] = 100.0,
     class_name: Annotated[
         str | None, typer.Option("--class", help="Class of a multi-class score map")
     ] = None,
@@ -71,29 +85,96 @@ def pick(
     """Turn a score map into a segmentation, clusters and particle lists.
 
     Example: deepict-dask pick scores.zarr picks --threshold 0.5 --min-size 100
+    --region er=er.mrc --contact er:colocalization:25nm
     """
     from ..config import PickSettings, settings_from
     from ..jobs.pick import pick_particles
 
+    regions = _region_files(region_mask, region or [])
     values: dict[str, Any] = {
         "class": class_name, "threshold": threshold, "label_value": label_value,
         "min_size": min_size, "max_size": max_size, "connectivity": connectivity,
-        "border": three(border, "--border"), "contact_mode": contact_mode or "intersection",
-        "contact_distance": contact_distance, "label_map": label_map, "format": volume_format,
+        "border": three(border, "--border"), "region": region_mask and "region",
+        "contact_mode": contact_mode or "intersection", "contact_distance": contact_distance,
+        "contacts": [_contact(text, regions) for text in contact or []],
+        "distance_limit_nm": distance_limit_nm, "label_map": label_map, "format": volume_format,
         "compat": compat,
     }  # fmt: skip
     settings = settings_from(PickSettings, values, "pick")
     if contact_mode is not None and region_mask is None:
-        raise ConfigError("--contact-mode: expected a --region-mask with it, found none")
+        raise ConfigError(
+            "--contact-mode: expected a --region-mask with it, found none; with --region, give "
+            "--contact NAME:MODE"
+        )
     with open_session(
         cluster=cluster, workers=workers, memory=memory, chunks=chunks, overwrite=overwrite,
         progress=progress, voxel_spacing_angstrom=voxel_spacing_angstrom,
     ) as session:  # fmt: skip
         report = pick_particles(
             session, score, folder, settings,
-            region=region_mask, tomogram_name=tomogram_name or score.name.split(".")[0],
+            regions=regions, tomogram_name=tomogram_name or score.name.split(".")[0],
         )  # fmt: skip
     say(f"{report.n_picks} picks in {folder}")
+
+
+def _region_files(region_mask: Path | None, regions: list[str]) -> dict[str, Path]:
+    """Return mask files by the names of their regions; the one of --region-mask is ``region``.
+
+    Examples
+    --------
+    >>> _region_files(None, ["cytosol=c.mrc"])
+    {'cytosol': PosixPath('c.mrc')}
+    """
+    files = {} if region_mask is None else {"region": region_mask}
+    for text in regions:
+        name, _, path = text.partition("=")
+        if not (re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) and path):
+            raise ConfigError(
+                "--region: expected NAME=FILE, with a name of letters, digits, _, - and ., "
+                f"found {text!r}"
+            )
+        if name in files:
+            other = " (the name of --region-mask)" if files[name] == region_mask else ""
+            raise ConfigError(
+                f"--region: expected one mask of each name, found two of {name!r}{other}; "
+                "give one of them another name"
+            )
+        files[name] = Path(path)
+    return files
+
+
+def _contact(text: str, known: dict[str, Path]) -> dict[str, Any]:
+    """Return the settings of a contact from "NAME:MODE" or "NAME:MODE:DISTANCE".
+
+    Examples
+    --------
+    >>> _contact("er:colocalization:25nm", {"er": Path("er.mrc")})
+    {'region': 'er', 'mode': 'colocalization', 'distance_nm': 25.0}
+    """
+    name, *rest = text.split(":")
+    if not 1 <= len(rest) <= 2 or rest[0] not in ("intersection", "contact", "colocalization"):
+        raise ConfigError(
+            "--contact: expected NAME:MODE or NAME:MODE:DISTANCE with a mode of intersection, "
+            f"contact and colocalization, found {text!r}"
+        )
+    if name not in known:
+        raise ConfigError(
+            f"--contact: expected a region that is given ({', '.join(known) or 'none is'}), "
+            f"found {name!r}; give its mask with --region {name}=FILE"
+        )
+    contact = {"region": name, "mode": rest[0]}
+    return contact | (_distance(rest[1], text) if len(rest) == 2 else {})
+
+
+def _distance(text: str, contact: str) -> dict[str, float]:
+    """Return a distance in voxels, or in nm where the text says so."""
+    if text.isascii() and text.isdigit():
+        return {"distance": int(text)}
+    if re.fullmatch(r"\d+(\.\d*)?nm", text, re.ASCII):
+        return {"distance_nm": float(text.removesuffix("nm"))}
+    raise ConfigError(
+        f"--contact {contact}: expected a distance such as 25nm, or 10 for voxels, found {text!r}"
+    )
 
 
 def convert_picks(
@@ -135,49 +216,7 @@ def convert_picks(
     say(f"{len(picks)} picks in {target}")
 
 
-def evaluate_picks(
-    predicted: Annotated[Path, typer.Argument(metavar="PRED", help="A particle list.")],
-    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="A particle list.")],
-    radius: Annotated[float, typer.Option("--radius", help="Largest distance, voxels.")] = 10.0,
-    compat: CompatOption = None,
-    voxel_spacing_angstrom: SpacingOption = None,
-    tomogram_shape: Annotated[
-        str | None, typer.Option("--tomogram-shape", metavar="Z,Y,X", help="Voxels")
-    ] = None,
-    class_name: Annotated[
-        str | None, typer.Option("--class", help="Class, where a list has several")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-) -> None:
-    """Count true and false picks, matched one to one by falling score.
-
-    Example: deepict-dask evaluate picks picks/picks.csv truth.csv --radius 10
-    """
-    from ..evaluate.picks import same_class, score_picks
-    from ..io.picks import read_picks
-
-    shape = None if tomogram_shape is None else three(tomogram_shape, "--tomogram-shape")
-    frame: dict[str, Any] = {
-        "voxel_spacing_angstrom": voxel_spacing_angstrom, "tomogram_shape": shape,
-    }  # fmt: skip
-    found, true = same_class(read_picks(predicted, **frame), read_picks(truth, **frame), class_name)
-    result = score_picks(
-        found[["z", "y", "x"]].to_numpy(),
-        true[["z", "y", "x"]].to_numpy(),
-        radius,
-        scores=found["score"].to_numpy(),
-        counting="one-to-one" if check_compat(compat) is None else "deepict",
-    )
-    values = {
-        "found": result.n_found, "true": result.n_true, "matched": result.true_positives,
-        "precision": result.precision, "recall": result.recall, "f1": result.f1,
-        "best_f1": result.best_f1, "auprc": result.auprc,
-    }  # fmt: skip
-    say(json.dumps(values) if as_json else "\n".join(f"{k:<10} {v:.4g}" for k, v in values.items()))
-
-
-def register(app: typer.Typer, picks_app: typer.Typer, evaluate_app: typer.Typer) -> None:
+def register(app: typer.Typer, picks_app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command()(pick)
     picks_app.command("convert")(convert_picks)
-    evaluate_app.command("picks")(evaluate_picks)

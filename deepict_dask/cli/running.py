@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,8 @@ from .options import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ..pipeline import RunReport
 
 
 def run(
@@ -37,33 +40,61 @@ def run(
 ) -> None:
     """Run the whole pipeline over one or many tomograms.
 
+    CONFIG is our YAML, or a config.yaml of DeePiCt (3D or 2D), which is run as DeePiCt would.
+
     Example: deepict-dask run run.yaml
     """
-    from ..config import dump_run_config, load_run_config
-    from ..pipeline import run_pipeline
-    from ..plan import plan_run, remove_results
+    from ..config import read_config_file
+    from ..deepict_project import is_deepict_config
 
-    config = load_run_config(config_file)
-    where = config.cluster
-    workers, memory = workers or where.workers, memory or where.memory
-    if dry_run:
-        say(dump_run_config(config))
-        say("\n".join(plan_run(config, workers=workers, memory=memory)))
-        return
-    with open_session(
-        cluster=cluster or where.kind, workers=workers, memory=memory, device=where.device,
-        progress=progress,
-    ) as session:  # fmt: skip
-        if not resume:
-            remove_results(config)
-        report = run_pipeline(session, config, say=say)
-    if report.failed:
+    values = read_config_file(config_file)
+    plan_and_run = _run_project if is_deepict_config(values) else _run_config
+    wishes = {"cluster": cluster, "workers": workers, "memory": memory, "progress": progress}
+    report = plan_and_run(config_file, wishes, resume=resume, dry_run=dry_run)
+    if report is not None and report.failed:
         from ..core.errors import WorkFailedError
 
         reasons = "; ".join(f"{one.name}: {one.error}" for one in report.failed)
         raise WorkFailedError(
             f"{len(report.failed)} of {len(report.tomograms)} tomograms failed: {reasons}"
         )
+
+
+def _run_config(
+    config_file: Path, wishes: dict[str, Any], *, resume: bool, dry_run: bool
+) -> RunReport | None:
+    """Plan or do what a config of ours says; wishes of the command line come first."""
+    from ..config import dump_run_config, load_run_config
+    from ..pipeline import run_pipeline
+    from ..plan import plan_run, remove_results
+
+    config = load_run_config(config_file)
+    where = config.cluster
+    workers, memory = wishes["workers"] or where.workers, wishes["memory"] or where.memory
+    if dry_run:
+        say(dump_run_config(config))
+        say("\n".join(plan_run(config, workers=workers, memory=memory)))
+        return None
+    with open_session(
+        cluster=wishes["cluster"] or where.kind, workers=workers, memory=memory,
+        device=where.device, progress=wishes["progress"],
+    ) as session:  # fmt: skip
+        if not resume:
+            remove_results(config)
+        return run_pipeline(session, config, say=say)
+
+
+def _run_project(
+    config_file: Path, wishes: dict[str, Any], *, resume: bool, dry_run: bool
+) -> RunReport | None:
+    """Plan or do what a config of DeePiCt says."""
+    from ..deepict_project import plan_deepict, run_deepict
+
+    if dry_run:
+        say("\n".join(plan_deepict(config_file)))
+        return None
+    with open_session(**wishes | {"cluster": wishes["cluster"] or "local"}) as session:
+        return run_deepict(session, config_file, say=say, resume=resume)
 
 
 def demo(
@@ -125,10 +156,13 @@ def model_lines(found: Any) -> Iterator[tuple[str, str]]:
     yield "classes", ", ".join(found.class_names)
     spacing = found.voxel_spacing_angstrom
     yield "voxel spacing", "not stated" if spacing is None else f"{spacing:g} Å"
-    for name, value in vars(found.settings).items():
+    yield "network", {"unet2d": "2D U-Net", "unet3d": "3D U-Net"}[found.kind]
+    for name, value in asdict(found.settings).items():
         yield name.replace("_", " "), str(value)
     yield "parameters", str(found.n_parameters)
-    yield "halo", f"{found.halo} voxels"
+    yield "halo", f"{found.halo} voxels" + (" in y and x" if found.kind == "unet2d" else "")
+    if "tile" in found.card:
+        yield "tile it was made for", " x ".join(map(str, found.card["tile"]))
     for name, limits in found.card.get("recommended", {}).items():
         yield f"recommended for {name}", ", ".join(f"{k} {v}" for k, v in limits.items())
     yield "about", str(found.card.get("about", ""))

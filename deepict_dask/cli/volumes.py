@@ -20,6 +20,7 @@ from .options import (
     WorkersOption,
     check_compat,
     open_session,
+    pair,
     say,
     three,
 )
@@ -152,7 +153,25 @@ def segment(
         Path | None,
         typer.Option("--region-mask", help="With --compat: predict patches that touch it."),
     ] = None,
+    z_sigma: Annotated[
+        float, typer.Option("--z-sigma", min=0, help="2D models: smooth scores along z, voxels.")
+    ] = 0.0,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", help="2D models: write a mask of (smoothed) scores above it"),
+    ] = None,
     compat: CompatOption = None,
+    tile: Annotated[
+        str | None,
+        typer.Option("--tile", metavar="H,W", help="2D with --compat [default: 288,288]"),
+    ] = None,
+    tiles: Annotated[
+        str | None, typer.Option("--tiles", metavar="ROWS,COLS", help="... [default: 5,5]")
+    ] = None,
+    crop: Annotated[int | None, typer.Option("--crop", help="... [default: 48]")] = None,
+    z_cutoff: Annotated[
+        int | None, typer.Option("--z-cutoff", help="... central slices, 0 all [default: 200]")
+    ] = None,
     voxel_spacing_angstrom: SpacingOption = None,
     chunks: ChunksOption = "128,128,128",
     cluster: ClusterOption = "local",
@@ -162,22 +181,34 @@ def segment(
     overwrite: OverwriteOption = False,
     progress: ProgressOption = True,
 ) -> None:
-    """Predict a score map with a 3D U-Net, without seams.
+    """Predict a score map with a 2D or a 3D U-Net, without seams; the model file says which.
 
     Example: deepict-dask segment TS_001.zarr scores.zarr --model ribosome.pth
+
+    A mask of a compartment: deepict-dask segment TS_001.zarr cytosol.zarr --model cytosol.h5
+    --z-sigma 5 --threshold 0.5
     """
     from ..config import SegmentSettings, settings_from
     from ..jobs.segment import segment_volume
 
-    classes = None if class_name is None else (class_name,)
-    settings = settings_from(
-        SegmentSettings, {"model": model, "classes": classes, "compat": compat}, "segment"
-    )
+    tiling = {
+        "tile": tile and pair(tile, "--tile"), "tiles": tiles and pair(tiles, "--tiles"),
+        "crop": crop, "z_cutoff": z_cutoff,
+    }  # fmt: skip
+    given = {name: value for name, value in tiling.items() if value is not None}
+    values = {
+        "model": model, "compat": compat, "tiling": given or None,
+        "classes": None if class_name is None else (class_name,),
+    }  # fmt: skip
+    settings = settings_from(SegmentSettings, values, "segment")
     with open_session(
         cluster=cluster, workers=workers, memory=memory, device=device, chunks=chunks,
         overwrite=overwrite, progress=progress, voxel_spacing_angstrom=voxel_spacing_angstrom,
     ) as session:  # fmt: skip
-        segment_volume(session, source, target, settings, region=region_mask)
+        segment_volume(
+            session, source, target, settings,
+            region=region_mask, z_sigma=z_sigma, threshold=threshold,
+        )  # fmt: skip
     say(f"wrote {target}")
 
 

@@ -4,7 +4,14 @@ A misspelt key is refused by its name. `load_run_config` reads the YAML of ``dee
 the command line builds the same stage settings from its options.
 """
 
-from .run import ClusterConfig, RunConfig, dump_run_config, load_run_config, settings_from
+from .run import (
+    ClusterConfig,
+    RunConfig,
+    dump_run_config,
+    load_run_config,
+    read_config_file,
+    settings_from,
+)
 from .stages import (
     ContactSettings,
     EqualizeSettings,
@@ -25,5 +32,6 @@ __all__ = [
     "SliceTiling",
     "dump_run_config",
     "load_run_config",
+    "read_config_file",
     "settings_from",
 ]

@@ -19,7 +19,14 @@ from .stages import (
     Strict,
 )
 
-__all__ = ["ClusterConfig", "RunConfig", "dump_run_config", "load_run_config", "settings_from"]
+__all__ = [
+    "ClusterConfig",
+    "RunConfig",
+    "dump_run_config",
+    "load_run_config",
+    "read_config_file",
+    "settings_from",
+]
 
 ChunkShape = tuple[PositiveInt, PositiveInt, PositiveInt]
 
@@ -158,6 +165,37 @@ def _model_at(model: type[BaseModel], path: tuple[str | int, ...]) -> type[BaseM
     return nested[names[-1]] if names and names[-1] in nested else model
 
 
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Return the keys of a YAML file, ours or another program's.
+
+    Raises
+    ------
+    ConfigError
+        The file is absent, no YAML, or has no keys.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "run.yaml"
+    >>> path.write_text("output: results")
+    15
+    >>> read_config_file(path)
+    {'output': 'results'}
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: expected a config file, found: {error.strerror}; check the path"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: expected YAML, found something else: {reason}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys such as tomograms and output, found none")
+    return values
+
+
 def load_run_config(path: Path) -> RunConfig:
     r"""Read the YAML of ``deepict-dask run``; its paths are relative to its folder.
 
@@ -174,22 +212,7 @@ def load_run_config(path: Path) -> RunConfig:
     >>> load_run_config(path).tomograms.name
     't.mrc'
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: expected a config file, found: {error.strerror}; check the path"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: expected YAML, found something else: {reason}") from None
-    if isinstance(values, dict) and {"dataset_table", "tomos_sets"} & values.keys():
-        raise ConfigError(
-            f"{path}: expected a config of deepict-dask, found one of DeePiCt, which is not read "
-            "yet; write a new one: README, sections 'A first real run' and 'Coming from DeePiCt'"
-        )
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys such as tomograms and output, found none")
+    values = read_config_file(path)
     config: RunConfig = settings_from(RunConfig, values, str(path))
     return config.relative_to(path.parent.absolute())
 

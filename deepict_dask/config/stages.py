@@ -117,8 +117,8 @@ class RegionSettings(Strict):
                 f"region {self.name!r}: expected one of path, column and model, "
                 f"found {' and '.join(found) or 'none'}"
             )
-        of_models = {"class", "class_name", "threshold", "z_sigma", "compat", "tiling"}
-        idle = sorted(of_models & self.model_fields_set)
+        of_models = ("class_name", "threshold", "z_sigma", "compat", "tiling")
+        idle = _changed(self, of_models)
         if self.model is None and idle:
             raise ValueError(
                 f"region {self.name!r}: {', '.join(idle)}: only for a region that a model makes"
@@ -152,11 +152,21 @@ class SegmentSettings(Strict):
     @model_validator(mode="after")
     def _tiling_is_compat(self) -> SegmentSettings:
         _check_tiling(self.tiling, self.compat)
-        if self.compat is None and {"box_size", "overlap"} & self.model_fields_set:
+        if self.compat is None and _changed(self, ("box_size", "overlap")):
             raise ValueError(
                 "box_size, overlap: only with compat deepict; without it windows are derived"
             )
         return self
+
+
+def _changed(settings: Strict, names: tuple[str, ...]) -> list[str]:
+    """Return the settings of these names that are not at their default, as a config names them."""
+    fields = type(settings).model_fields
+    return [
+        fields[name].alias or name
+        for name in names
+        if getattr(settings, name) != fields[name].default
+    ]
 
 
 def _check_tiling(tiling: SliceTiling | None, compat: str | None) -> None:
@@ -207,8 +217,6 @@ class PickSettings(Strict):
     26
     """
 
-    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = None
-    """Name of the folder ``picks_<name>`` of a run; the class by default."""
     class_name: Annotated[str | None, Field(alias="class")] = None
     """Class of a multi-class score map; may be left out where there is one class."""
     threshold: float = 0.5
@@ -241,6 +249,8 @@ class PickSettings(Strict):
     """Format of the segmentation and the label map."""
     compat: Literal["deepict"] | None = None
     """Reproduce the published post-processing."""
+    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = None
+    """Name of the folder ``picks_<name>`` of a run; the class by default."""
 
     @model_validator(mode="after")
     def _limits(self) -> PickSettings:

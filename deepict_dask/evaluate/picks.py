@@ -1,19 +1,20 @@
-"""Match picks with true particles, and count.
+"""Count picks against true particles.
 
 How many of the picks are true, and how many of the true particles were picked?
 Default counting, one to one:
 
-1. Go through the picks by falling score (ties in raster order, so that the list's order is of no
-   importance; without scores in the order given).
-2. Each pick takes the nearest true particle within the radius that is still free: a true positive.
-   A pick that finds none is a false positive, also where another pick took its particle.
-3. Precision and recall after each score give the curve; its area is the average precision (the
-   sum of precision times step in recall: no interpolation, no anchor).
+1. Match picks with true particles by falling score (`deepict_dask.evaluate.matching`).
+2. A pick with a match is a true positive, any other a false positive, also where another pick took
+   its particle.
+3. Precision and recall at each score give the curve (`deepict_dask.evaluate.curves`).
 
 ``counting="deepict"`` is the count behind DeePiCt's published figures, for comparison only: picks
 go in the order given, a pick whose particles are all taken counts neither for nor against
 (precision looks better), true particles at one place are one, and the area is a trapezoid over
 (recall, precision) without anchor.
+
+Lists of several tomograms are pooled by `pool_picks`: each was matched within its own tomogram,
+then all picks are ranked together.
 
 Ratios without a denominator are 0: no picks have precision 0, no true particles give recall 0.
 """
@@ -21,50 +22,59 @@ Ratios without a denominator are 0: no picks have precision 0, no true particles
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..core.errors import ConfigError, PicksFormatError
+from ..core.errors import ConfigError
+from .curves import Curve, curve_of_counts, last_of_equals
+from .matching import Matching, match_picks, points_of
 
-__all__ = ["Counting", "Matching", "PicksScore", "match_picks", "score_picks"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "Counting",
+    "JudgedPicks",
+    "Matching",
+    "PicksScore",
+    "count_picks",
+    "judge_picks",
+    "match_picks",
+    "pool_picks",
+    "same_class",
+    "score_picks",
+]
 
 Counting = Literal["one-to-one", "deepict"]
 """How picks near an already taken particle count."""
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-Integers = np.ndarray[Any, np.dtype[np.int64]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
-class Matching:
-    """Which pick found which true particle."""
+class JudgedPicks:
+    """Each pick of a list, in the order of the matching, and what became of it."""
 
-    true_index: Integers
-    """For each pick the row of its true particle; -1 where it has none."""
-    distance: Floats
-    """For each pick the distance to it in voxels; infinite where it has none."""
-    redundant: np.ndarray[Any, np.dtype[np.bool_]]
-    """For each pick whether it has none because others took all within the radius."""
-    order: Integers
-    """Rows of the picks in the order in which they chose."""
+    hit: Bools
+    """It found a true particle."""
+    redundant: Bools
+    """It found none because others took all within the radius."""
+    score: Floats
+    """NaN without scores."""
     n_true: int
-    """Number of true particles."""
+    counting: Counting
 
     @property
-    def found(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """For each true particle whether a pick took it."""
-        found = np.zeros(self.n_true, np.bool_)
-        found[self.true_index[self.true_index >= 0]] = True
-        return found
+    def wrong(self) -> Bools:
+        """It counts as a false positive."""
+        return ~self.hit & ~self.redundant if self.counting == "deepict" else ~self.hit
 
 
 @dataclass(frozen=True)
 class PicksScore:
-    """Counts and ratios of a list of picks.
-
-    ``precision_curve``, ``recall_curve``: after each pick, in the order of the matching.
-    """
+    """Counts and ratios of a list of picks."""
 
     n_true: int
     n_found: int
@@ -85,51 +95,16 @@ class PicksScore:
     auprc: float
     """Area under the precision-recall curve."""
     precision_curve: Floats
+    """After each pick, in the order of the matching."""
     recall_curve: Floats
+    """The same for the recall."""
+    curve: Curve
+    """Precision and recall at each cut: between picks of one score there is none."""
 
     @property
     def false_negatives(self) -> int:
         """True particles that no pick took."""
         return self.n_true - self.true_positives
-
-
-def _points(values: Any, what: str) -> Floats:
-    """Return finite points (n, 3) float64."""
-    points = np.asarray(values, np.float64)
-    if points.size == 0:
-        return np.zeros((0, 3))
-    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
-        raise PicksFormatError(
-            f"{what}: expected finite positions of shape (n, 3), found shape {points.shape}; "
-            "give columns z, y, x"
-        )
-    return points
-
-
-def _choosing_order(points: Floats, scores: Any) -> Integers:
-    """Return rows by falling score, ties in raster order; as given without any score."""
-    if scores is None or np.isnan(np.asarray(scores, np.float64)).all():
-        return np.arange(len(points))
-    falling = -np.asarray(scores, np.float64)
-    return np.lexsort((points[:, 2], points[:, 1], points[:, 0], falling)).astype(np.int64)
-
-
-def _candidates(predicted: Floats, true: Floats, radius: float) -> list[list[tuple[float, int]]]:
-    """Return for each pick (distance, rank) of the true particles in reach, nearest first.
-
-    Of equally near ones the one with the smaller x, then y, then z comes first. ``true`` is
-    sorted so, thus its row is its rank.
-    """
-    from scipy.spatial import KDTree
-
-    # the tree is asked for a little more, so that its rounding cannot lose a point at the radius
-    near = KDTree(true).query_ball_point(predicted, radius * (1 + 1e-9))
-    ranked = []
-    for point, rows in zip(predicted, near, strict=True):
-        distances = np.linalg.norm(true[rows] - point, axis=1)
-        pairs = zip(distances.tolist(), rows, strict=True)
-        ranked.append(sorted(pair for pair in pairs if pair[0] <= radius))
-    return ranked
 
 
 def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tuple[Any, Any]:
@@ -176,75 +151,6 @@ def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tupl
     return predicted, true
 
 
-def match_picks(predicted: Any, true: Any, radius: float, *, scores: Any = None) -> Matching:
-    """Match picks with true particles, one to one.
-
-    Parameters
-    ----------
-    predicted
-        Positions of picks in voxels, (n, 3), zyx.
-    true
-        Positions of true particles in voxels, (m, 3), zyx.
-    radius
-        Largest distance of a match in voxels; a match at exactly this distance counts.
-    scores
-        One number per pick; the highest chooses first. Without: the first chooses first.
-
-    Returns
-    -------
-    Matching
-        Empty lists give an empty matching.
-
-    Raises
-    ------
-    PicksFormatError
-        Where positions are not (n, 3) or not finite, scores are not one per pick, or the radius
-        is negative.
-
-    Examples
-    --------
-    >>> matching = match_picks([[0, 0, 0], [0, 0, 1]], [[0, 0, 2]], radius=3, scores=[0.9, 0.8])
-    >>> matching.true_index.tolist(), matching.redundant.tolist()
-    ([0, -1], [False, True])
-    """
-    predicted, true = _points(predicted, "predicted picks"), _points(true, "true particles")
-    if scores is not None and len(scores) != len(predicted):
-        raise PicksFormatError(
-            f"scores: expected one per pick ({len(predicted)}), found {len(scores)}; give as many"
-        )
-    if not radius >= 0:
-        raise PicksFormatError(f"radius: expected 0 voxels or more, found {radius}; correct it")
-    order = _choosing_order(predicted, scores)
-    by_xyz = np.lexsort((true[:, 0], true[:, 1], true[:, 2]))
-    if len(predicted) == 0 or len(true) == 0:
-        return _unmatched(order, len(true))
-    return _greedy(_candidates(predicted, true[by_xyz], radius), order, by_xyz)
-
-
-def _unmatched(order: Integers, n_true: int) -> Matching:
-    n = len(order)
-    nobody = np.zeros(n, np.bool_)
-    return Matching(np.full(n, -1, np.int64), np.full(n, np.inf), nobody, order, n_true)
-
-
-def _greedy(
-    candidates: list[list[tuple[float, int]]], order: Integers, by_xyz: Integers
-) -> Matching:
-    """Let each pick in turn take the nearest true particle that is free."""
-    matching = _unmatched(order, len(by_xyz))
-    taken: set[int] = set()
-    for pick in order.tolist():
-        free = next((pair for pair in candidates[pick] if pair[1] not in taken), None)
-        if free is None:
-            matching.redundant[pick] = bool(candidates[pick])
-            continue
-        distance, rank = free
-        taken.add(rank)
-        matching.true_index[pick] = by_xyz[rank]
-        matching.distance[pick] = distance
-    return matching
-
-
 def score_picks(
     predicted: Any,
     true: Any,
@@ -268,6 +174,11 @@ def score_picks(
     PicksScore
         Defined for empty lists too.
 
+    Raises
+    ------
+    PicksFormatError
+        As in `match_picks`.
+
     References
     ----------
     de Teresa-Trueba et al., Nature Methods 20, 284 (2023), evaluation of particle picking.
@@ -278,88 +189,118 @@ def score_picks(
     >>> score.precision, score.recall, score.best_n_picks, score.auprc
     (0.5, 0.5, 1, 0.5)
     """
-    predicted, true = _points(predicted, "predicted picks"), _points(true, "true particles")
+    return count_picks(judge_picks(predicted, true, radius, scores=scores, counting=counting))
+
+
+def judge_picks(
+    predicted: Any,
+    true: Any,
+    radius: float,
+    *,
+    scores: Any = None,
+    counting: Counting = "one-to-one",
+) -> JudgedPicks:
+    """Say of each pick whether it is true; arguments and errors as in `score_picks`.
+
+    Examples
+    --------
+    >>> judge_picks([[0, 0, 0], [0, 0, 1]], [[0, 0, 0]], 2).redundant.tolist()
+    [False, True]
+    """
+    predicted, true = points_of(predicted, "predicted picks"), points_of(true, "true particles")
     published = counting == "deepict"
     places = np.unique(true, axis=0) if published else true
     matching = match_picks(predicted, places, radius, scores=None if published else scores)
-    hit = matching.true_index[matching.order] >= 0
-    wrong = ~hit & ~matching.redundant[matching.order] if published else ~hit
-    ranked = _ranked_scores(scores, matching.order)
-    return _summary(hit, wrong, matching, len(true), ranked, published=published)
-
-
-def _ranked_scores(scores: Any, order: Integers) -> Floats:
-    """Return scores in choosing order; NaN without scores."""
-    if scores is None:
-        return np.full(len(order), np.nan)
-    return np.asarray(scores, np.float64)[order]
-
-
-def _cuts(ranked: Floats) -> Integers:
-    """Return after which picks a list can be cut: not between equal scores."""
-    last = np.ones(len(ranked), np.bool_)
-    last[:-1] = ranked[:-1] != ranked[1:]
-    return np.flatnonzero(last).astype(np.int64)
-
-
-def _ratio(part: Any, whole: Any) -> Any:
-    """Divide; 0 where there is nothing to divide by."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole != 0)
-
-
-def _summary(
-    hit: np.ndarray[Any, Any],
-    wrong: np.ndarray[Any, Any],
-    matching: Matching,
-    n_true: int,
-    ranked: Floats,
-    *,
-    published: bool,
-) -> PicksScore:
-    """Turn hits and misses, in choosing order, into counts, ratios and curves."""
-    ends = _cuts(np.full(len(ranked), np.nan) if published else ranked)
-    true_positives, false_positives = np.cumsum(hit), np.cumsum(wrong)
-    precision = _ratio(true_positives, true_positives + false_positives)
-    recall = _ratio(true_positives, n_true)
-    f1 = _ratio(2 * precision * recall, precision + recall)
-    best = int(ends[np.argmax(f1[ends])]) if len(ends) else -1
-    area = _trapezoid_area if published else _step_area
-    return PicksScore(
-        n_true=n_true,
-        n_found=len(hit),
-        true_positives=int(hit.sum()),
-        false_positives=int(wrong.sum()),
-        redundant=int(matching.redundant.sum()),
-        precision=float(precision[-1]) if len(hit) else 0.0,
-        recall=float(recall[-1]) if len(hit) else 0.0,
-        f1=float(f1[-1]) if len(hit) else 0.0,
-        best_f1=float(f1[best]) if len(ends) else 0.0,
-        best_n_picks=best + 1,
-        best_score=float(ranked[best]) if len(ends) else float("nan"),
-        auprc=area(precision[ends], recall[ends]),
-        precision_curve=precision,
-        recall_curve=recall,
+    known = np.full(len(predicted), np.nan) if scores is None else np.asarray(scores, np.float64)
+    return JudgedPicks(
+        hit=matching.true_index[matching.order] >= 0,
+        redundant=matching.redundant[matching.order],
+        score=known[matching.order],
+        n_true=len(true),
+        counting=counting,
     )
 
 
-def _step_area(precision: Floats, recall: Floats) -> float:
-    """Return the average precision.
+def pool_picks(lists: Sequence[JudgedPicks]) -> JudgedPicks:
+    """Join the picks of several tomograms, each matched within its own, into one ranked list.
+
+    By falling score, picks without one last; without any score, or in DeePiCt's count, list after
+    list in the order given. Scores must mean the same in all lists for the pooled curve to mean
+    anything.
+
+    Parameters
+    ----------
+    lists
+        At least one, all of one counting.
 
     Examples
     --------
-    >>> _step_area(np.array([1.0, 0.5]), np.array([0.5, 0.5]))
-    0.5
+    >>> good = judge_picks([[0, 0, 0]], [[0, 0, 0]], 1, scores=[0.5])
+    >>> bad = judge_picks([[9, 9, 9]], [[0, 0, 0]], 1, scores=[0.9])
+    >>> pooled = pool_picks([good, bad])
+    >>> pooled.hit.tolist(), pooled.n_true
+    ([False, True], 2)
     """
-    return float((precision * np.diff(recall, prepend=0.0)).sum())
+    counting = lists[0].counting
+    score = np.concatenate([one.score for one in lists])
+    order = np.argsort(-score, kind="stable")
+    if counting == "deepict":
+        order = np.arange(len(score))
+    return JudgedPicks(
+        hit=np.concatenate([one.hit for one in lists])[order],
+        redundant=np.concatenate([one.redundant for one in lists])[order],
+        score=score[order],
+        n_true=sum(one.n_true for one in lists),
+        counting=counting,
+    )
 
 
-def _trapezoid_area(precision: Floats, recall: Floats) -> float:
-    """Return the trapezoid area without an anchor at recall 0.
+def count_picks(judged: JudgedPicks) -> PicksScore:
+    """Turn hits and misses into counts, ratios and curves.
 
     Examples
     --------
-    >>> _trapezoid_area(np.array([1.0, 0.5]), np.array([0.5, 1.0]))
-    0.375
+    >>> count_picks(judge_picks([], [[0, 0, 0]], 1)).false_negatives
+    1
     """
-    return float(np.trapezoid(precision, recall))
+    each = _curve_after_each_pick(judged)
+    curve = _curve_of_cuts(each, judged)
+    best = curve.best
+    some = len(judged.hit) > 0
+    return PicksScore(
+        n_true=judged.n_true,
+        n_found=len(judged.hit),
+        true_positives=int(judged.hit.sum()),
+        false_positives=int(judged.wrong.sum()),
+        redundant=int(judged.redundant.sum()),
+        precision=float(each.precision[-1]) if some else 0.0,
+        recall=float(each.recall[-1]) if some else 0.0,
+        f1=float(each.f1[-1]) if some else 0.0,
+        best_f1=float(curve.f1[best]) if some else 0.0,
+        best_n_picks=int(curve.n_kept[best]) if some else 0,
+        best_score=float(curve.score[best]) if some else float("nan"),
+        auprc=curve.area,
+        precision_curve=each.precision,
+        recall_curve=each.recall,
+        curve=curve,
+    )
+
+
+def _curve_after_each_pick(judged: JudgedPicks) -> Curve:
+    """Return precision and recall after each pick, whether or not the list can be cut there."""
+    return curve_of_counts(
+        np.cumsum(judged.hit),
+        np.cumsum(judged.wrong),
+        n_true=judged.n_true,
+        score=judged.score,
+        n_kept=np.arange(1, len(judged.hit) + 1),
+        straight=judged.counting == "deepict",
+    )
+
+
+def _curve_of_cuts(each: Curve, judged: JudgedPicks) -> Curve:
+    """Keep the points between which the scores differ; DeePiCt's list can be cut anywhere."""
+    if judged.counting == "deepict":
+        return each
+    ends = last_of_equals(judged.score)
+    return Curve(each.precision[ends], each.recall[ends], each.score[ends], each.n_kept[ends])

@@ -88,12 +88,13 @@ def _names_of(table: TextTable) -> Sequence[str]:
 
 
 def _parsed(cells: list[str]) -> Any:
-    """Return a column as integers or floats where all cells are numbers, else as text."""
+    """Return a column as integers or floats where all cells are numbers or empty, else as text."""
     import pandas as pd
 
     if not any(cells) or not all(is_number(cell) for cell in cells if cell):
         return cells
-    return pd.to_numeric(pd.Series([cell or "nan" for cell in cells], dtype=object))
+    known = [None if cell.lower() in ("", "nan") else cell for cell in cells]
+    return pd.to_numeric(pd.Series(known, dtype=object))
 
 
 def picks_from_text(table: TextTable) -> pd.DataFrame:

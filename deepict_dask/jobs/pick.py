@@ -1,16 +1,15 @@
 """A score map to segmentation, clusters and picks.
 
-1. Label chunk by chunk and merge up a tree; clusters that fail the size limits are dropped as soon
-   as they are finished (`LabelReduction`).
-2. Colocalization, if asked for: the distance of each centroid to the region, from chunks of the
-   mask that hold centroids.
-3. Label each chunk again and write the clusters that were kept (`RelabelOp`).
-4. Tables and particle lists.
+1. Label chunk by chunk and merge up a tree; clusters that fail the size limits, or lack the contact
+   with a region that is asked for, are dropped as soon as they are finished (`LabelReduction`).
+2. Colocalization, if asked for: clusters whose centroid is far from a region are dropped.
+3. Distances of the centroids that are left to the regions (`pick_regions.py`).
+4. Label each chunk again and write the clusters that were kept (`RelabelOp`).
+5. Tables and particle lists.
 """
 
 from __future__ import annotations
 
-import logging
 import shutil
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import ConfigError, ShapeMismatchError, VoxelValueError
+from ..core.errors import ConfigError
 from ..core.geometry import Grid, Vec, as_vec
 from ..engine import (
     SpillFolder,
@@ -30,9 +29,7 @@ from ..engine import (
     reduce_chunks,
     request_key,
 )
-from ..engine.arrays import run_each
 from ..io.export import export_volume
-from ..io.fitted import FittedReader
 from ..io.ome_zarr_write import create_ome_zarr
 from ..io.volumes import open_volume
 from ..labelling import LabelReduction, RelabelOp, SelectSettings
@@ -41,26 +38,27 @@ from ..labelling.merge import KeepRule
 from ..labelling.op import sorted_rows
 from ..particles import cluster_table
 from ..particles.tables import centroids
-from ..regions import chessboard_distances, distance_bytes
 from .pick_nothing import warn_of_everything, warn_of_nothing
 from .pick_outputs import PickReport, write_tables
-from .session import measure_statistics
+from .pick_regions import RegionMasks, open_regions
+from .region_search import search_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
 
     from ..config import PickSettings
     from ..core.geometry import Block
     from ..core.tables import ClusterRows
     from ..core.volume import VolumeReader
     from ..labelling.merge import Renames
+    from .region_search import Search
     from .session import Session
 
 __all__ = ["SpilledNames", "pick_particles"]
 
-log = logging.getLogger("deepict_dask")
 Array = np.ndarray[Any, Any]
-_SPACING_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def pick_particles(
     target: Path,
     settings: PickSettings,
     *,
-    region: Path | None = None,
+    regions: Mapping[str, Path] | None = None,
     tomogram_name: str | None = None,
 ) -> PickReport:
     """Turn a score map into a segmentation, a cluster table and particle lists.
@@ -108,9 +106,10 @@ def pick_particles(
         Folder to make: ``segmentation``, ``picks.star``, ``picks.csv``, ``motl.csv``,
         ``clusters.parquet``, ``run.json``, and the label map where asked for.
     settings
-        Threshold, sizes, connectivity, contact with the region.
-    region
-        Region mask, non-zero inside.
+        Threshold, sizes, connectivity, contacts with regions.
+    regions
+        Mask files by the names of their regions, non-zero inside. A contact with a region that is
+        not among them does not restrict the picks, which is said in a warning.
     tomogram_name
         Name in the STAR file; the folder's by default.
 
@@ -119,39 +118,33 @@ def pick_particles(
     ShapeMismatchError
         Score map and region mask differ in shape.
     VoxelValueError
-        Scores are NaN, or the mask is no mask.
+        Scores are NaN, or a mask is no mask.
+    SpacingError
+        The score map does not say its voxel spacing and none was given.
     OutputExistsError
         The folder exists.
     """
     started = datetime.now(UTC)
     score = score.absolute()  # workers may run in another folder
-    region = region and region.absolute()
+    masks = {name: path.absolute() for name, path in (regions or {}).items()}
     request = {
-        "job": "pick", "input": fingerprint(score), "region": region and fingerprint(region),
+        "job": "pick", "input": fingerprint(score),
+        "regions": [[name, fingerprint(path)] for name, path in masks.items()],
         "settings": settings.model_dump(mode="json"), "spacing": session.voxel_spacing_angstrom,
     }  # fmt: skip
     key = request_key(request)
     with StagedOutput(target, key, overwrite=session.overwrite) as staged:
-        job = _open_job(session, staged, score, region, settings)
-        rows = job.label()
-        distances = job.region_distances(rows)
-        if settings.contact_mode == "colocalization" and region is not None:
-            near = ~np.isnan(distances) | job.keep_all_for_empty_region
-            if len(rows) and not near.any():
-                warn_of_nothing(session, job.sources[0], settings, n_clusters=len(rows))
-            rows, distances = rows[near], distances[near]
+        job = _open_job(session, staged, score, masks, settings)
+        rows = job.near_regions(job.label())
         job.write_volumes(rows)
-        unit = score_unit(job.sources[0].header.dtype)
-        extra = {} if region is None else {"region_distance_voxels": distances}
-        clusters = cluster_table(rows, score_unit=unit, **extra)
         report = write_tables(
             staged.partial,
-            clusters,
-            job.sources[0].header,
+            job.cluster_table(rows),
+            job.score.header,
             settings,
             request={**request, "key": key},
             tomogram_name=tomogram_name or target.name,
-            inputs={"score": str(score), "region": region and str(region)},
+            inputs={"score": str(score), "regions": {n: str(path) for n, path in masks.items()}},
             started=started,
         )
         job.clean()
@@ -166,13 +159,13 @@ class _PickJob:
     session: Session
     staged: StagedOutput
     settings: PickSettings
-    sources: list[VolumeReader]
+    score: VolumeReader
+    masks: RegionMasks
     select: SelectSettings
-    keep_all_for_empty_region: bool
 
     @property
     def shape(self) -> Vec:
-        return self.sources[0].header.shape
+        return self.score.header.shape
 
     @property
     def grid(self) -> Grid:
@@ -189,49 +182,53 @@ class _PickJob:
         rule = KeepRule(
             min_size=s.min_size + (1 if s.compat else 0),
             max_size=s.max_size,
-            must_touch_region=s.contact_mode == "contact" and len(self.sources) > 1,
+            must_touch=tuple(self.masks.of_mode("contact")),
         )
-        reduction = LabelReduction(self.shape, self.select, s.connectivity, rule)
+        stack = self.masks.stack
+        reduction = LabelReduction(
+            self.shape,
+            self.select,
+            s.connectivity,
+            rule,
+            n_regions=len(self.masks.known),
+            region_bytes=sum(masks.read_bytes for masks in stack),
+        )
         needed = reduction.bytes_needed(self.grid.window_shape)
         check_budget("label", needed, self.session.workers.memory_bytes)
         shutil.rmtree(self.spill.path, ignore_errors=True)  # of a run that was killed
         Path(self.spill.path).mkdir()
         with self.session.progress.stage("label", self.grid.n_blocks) as advance:
             root = reduce_chunks(
-                self.session.workers, reduction, self.sources, self.grid,
+                self.session.workers, reduction, [self.score, *stack], self.grid,
                 spill=self.spill, on_done=advance,
             )  # fmt: skip
         kept = self.spill.load_all("kept")
         rows = sorted_rows(np.concatenate([root.kept, *kept]))
         if len(rows) == 0:
-            warn_of_nothing(self.session, self.sources[0], s, n_clusters=root.n_finished)
-        warn_of_everything(self.sources[0], rows)
+            warn_of_nothing(self.session, self.score, s, n_clusters=root.n_finished)
+        warn_of_everything(self.score, rows)
         return rows
 
-    def region_distances(self, rows: ClusterRows) -> Array:
-        """Return each centroid's chessboard distance to the region, NaN beyond the limit."""
-        found = np.full(len(rows), np.nan)
-        if len(self.sources) < 2 or len(rows) == 0:
-            return found
+    def near_regions(self, rows: ClusterRows) -> ClusterRows:
+        """Return the rows of clusters with their centroids near all regions of colocalization."""
+        near = ~np.isnan(self._distances(self.masks.nearness, rows)).any(axis=0)
+        if len(rows) and not near.any():
+            warn_of_nothing(self.session, self.score, self.settings, n_clusters=len(rows))
+        return rows[near]
+
+    def cluster_table(self, rows: ClusterRows) -> pd.DataFrame:
+        """Return the cluster table with the distances to the regions."""
+        return cluster_table(
+            rows,
+            score_unit=score_unit(self.score.header.dtype),
+            regions=self.masks.names,
+            columns=self.masks.columns(self._distances(self.masks.measured, rows)),
+        )
+
+    def _distances(self, searches: Sequence[Search], rows: ClusterRows) -> Array:
+        """Return distances to regions from the voxels that hold the clusters' centroids."""
         points = np.rint(centroids(rows)).astype(np.int64)
-        limit = self.settings.contact_distance
-        grid = Grid(self.shape, self.grid.write_shape, halo=(limit, limit, limit))
-        needed = distance_bytes(grid.window_shape, self.sources[1].header.dtype)
-        check_budget("regions", needed, self.session.workers.memory_bytes)
-        owners = np.ravel_multi_index((points // grid.write_shape).T, grid.counts)
-        members = {int(number): np.flatnonzero(owners == number) for number in np.unique(owners)}
-
-        def submit(number: int) -> Any:
-            return self.session.workers.client.submit(
-                _measure_distances, self.sources[1], points[members[number]], grid[number], limit,
-                pure=False,
-            )  # fmt: skip
-
-        for number, distances in run_each(
-            self.session.workers, submit, members, stage="regions", where=self.sources[1].path
-        ):
-            found[members[number]] = distances
-        return found
+        return search_regions(self.session, searches, points, self.grid)
 
     def write_volumes(self, rows: ClusterRows) -> None:
         """Write the segmentation, and the label map where asked for."""
@@ -242,14 +239,23 @@ class _PickJob:
             self._write("label_map", names, as_label_map=True)
 
     def _write(self, name: str, names: SpilledNames, *, as_label_map: bool) -> None:
+        masks = self.masks.intersecting
         op = RelabelOp(
-            self.shape, self.select, names, self.settings.connectivity, as_label_map, name
+            self.shape,
+            replace(self.select, intersect=sum((1 << len(m.masks)) - 1 for m in masks)),
+            names,
+            self.settings.connectivity,
+            as_label_map,
+            name,
+            region_bytes=sum(m.read_bytes for m in masks),
         )
-        header = replace(self.sources[0].header, dtype=op.dtype, class_names=())
+        header = replace(self.score.header, dtype=op.dtype, class_names=())
         store = self.staged.partial / f"{name}.zarr"
         sink = create_ome_zarr(store, header, chunks=self.session.chunks, overwrite=True)
         with self.session.progress.stage(name, self.grid.n_blocks) as advance:
-            map_chunks(self.session.workers, op, self.sources, sink, self.grid, on_done=advance)
+            map_chunks(
+                self.session.workers, op, [self.score, *masks], sink, self.grid, on_done=advance
+            )
         if self.settings.format == "mrc":
             reader = open_volume(store, spacing_required=False)
             export_volume(reader, self.staged.partial / f"{name}.mrc", overwrite=True)
@@ -261,43 +267,26 @@ class _PickJob:
             shutil.rmtree(self.staged.partial / name, ignore_errors=True)
 
 
-def _measure_distances(source: VolumeReader, points: Array, block: Block, limit: int) -> Array:
-    """Read a chunk of the region with its halo and measure: the body of a task."""
-    return chessboard_distances(source.read(block.read), points, block.read, limit)
-
-
 def _open_job(
     session: Session,
     staged: StagedOutput,
     score: Path,
-    region: Path | None,
+    regions: Mapping[str, Path],
     settings: PickSettings,
 ) -> _PickJob:
     """Open the inputs and check that they fit together."""
     scratch = staged.partial / "scratch"
-    reader = _open_score(session, score, scratch, settings)
-    full = reader.header.shape
-    sources: list[VolumeReader] = [reader]
-    empty = False
-    if region is not None:
-        mask = open_volume(region, scratch=scratch, spacing_required=False)
-        sources = _same_shape(reader, mask, compat=settings.compat is not None)
-        empty = _region_is_empty(session, sources[1])
-        _check_same_spacing(*sources)
-    shape = sources[0].header.shape
+    whole = _open_score(session, score, scratch, settings)
+    fitted, masks = open_regions(session, whole, regions, settings, scratch=scratch)
+    sizes = zip(settings.border, whole.header.shape, fitted.header.shape, strict=True)
     select = SelectSettings(
         threshold=None if settings.label_value is not None else settings.threshold,
         label_value=settings.label_value,
         border=settings.border,
-        border_end=as_vec(
-            [max(0, b - (n - m)) for b, n, m in zip(settings.border, full, shape, strict=True)]
-        ),
-        intersect_region=settings.contact_mode == "intersection",
+        border_end=as_vec([max(0, border - (n - m)) for border, n, m in sizes]),
+        intersect=masks.intersect,
     )
-    quirk = empty and settings.compat is not None and settings.contact_mode == "colocalization"
-    if empty:
-        _warn_of_empty_region(sources[1], keep_all=quirk)
-    return _PickJob(session, staged, settings, sources, select, quirk)
+    return _PickJob(session, staged, settings, fitted, masks, select)
 
 
 def _open_score(
@@ -318,49 +307,3 @@ def _open_score(
             "choose one with --class"
         )
     return open_volume(score, class_name=settings.class_name, **options)
-
-
-def _same_shape(score: VolumeReader, mask: VolumeReader, *, compat: bool) -> list[VolumeReader]:
-    """Return both volumes if they have one shape; in compat mode cut them to one."""
-    a, b = score.header.shape, mask.header.shape
-    if a == b:
-        return [score, mask]
-    if not compat:
-        raise ShapeMismatchError(
-            f"{mask.path}: expected a region mask of the score map's shape {a} (zyx), found {b}; "
-            "give the mask of this tomogram at the same binning"
-        )
-    common = as_vec([min(m, n) for m, n in zip(a, b, strict=True)])
-    log.warning(
-        "%s: shape %s differs from the score map's %s: both cut to %s", mask.path, b, a, common
-    )
-    return [FittedReader(score, common), FittedReader(mask, common)]
-
-
-def _region_is_empty(session: Session, mask: VolumeReader) -> bool:
-    """Say whether a mask has no voxel inside, and refuse what is no mask."""
-    statistics = measure_statistics(session, mask, name="region")
-    statistics.require_finite(mask.path)
-    if statistics.minimum < 0:
-        raise VoxelValueError(
-            f"{mask.path}: expected a region mask of 0 outside and positive numbers inside, found "
-            f"{statistics.minimum:g} to {statistics.maximum:g}; "
-            "bytes may have been stored as signed ones: save the mask again as 0 and 1"
-        )
-    return statistics.maximum == 0
-
-
-def _warn_of_empty_region(mask: VolumeReader, *, keep_all: bool) -> None:
-    """Say what an empty region mask means; DeePiCt's colocalization keeps everything then."""
-    outcome = "every cluster is kept, as DeePiCt does" if keep_all else "it keeps no cluster"
-    log.warning("%s: the region mask is empty: %s", mask.path, outcome)
-
-
-def _check_same_spacing(score: VolumeReader, mask: VolumeReader) -> None:
-    """Warn where a mask of the same shape claims voxels of another size."""
-    ours, theirs = score.header.voxel_spacing_angstrom, mask.header.voxel_spacing_angstrom
-    if ours and theirs and abs(ours / theirs - 1) > _SPACING_TOLERANCE:
-        log.warning(
-            "%s: has voxels of %.4g Å, the score map of %.4g Å: is it the mask of this tomogram?",
-            mask.path, theirs, ours,
-        )  # fmt: skip

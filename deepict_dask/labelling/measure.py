@@ -96,7 +96,14 @@ def _score_integers(score: Labels, n_voxels_of_volume: int) -> Labels:
 
 
 def measure_components(
-    labels: Labels, n: int, score: Labels, region: Labels | None, *, box: Box, shape: Vec
+    labels: Labels,
+    n: int,
+    score: Labels,
+    regions: Labels | None = None,
+    *,
+    box: Box,
+    shape: Vec,
+    n_regions: int = 0,
 ) -> ClusterRows:
     """Return one cluster row for each label 1..n of a chunk.
 
@@ -108,10 +115,12 @@ def measure_components(
         Largest label.
     score
         zyx scores, same shape.
-    region
-        zyx region mask, non-zero inside; None without one.
+    regions
+        zyx, unsigned: bit i says whether a voxel is in region i; None without regions.
     box, shape
         Where the arrays lie, and the shape of the whole volume.
+    n_regions
+        Number of regions, each of which the rows count apart.
 
     Returns
     -------
@@ -123,13 +132,12 @@ def measure_components(
     >>> from deepict_dask.core.geometry import Box
     >>> labels = np.array([[[1, 1, 0, 2]]])
     >>> score = np.array([[[0.5, 1.0, 0.0, 0.75]]], dtype="float32")
-    >>> rows = measure_components(labels, 2, score, None,
-    ...                           box=Box((0, 0, 4), (1, 1, 8)), shape=(1, 1, 8))
+    >>> rows = measure_components(labels, 2, score, box=Box((0, 0, 4), (1, 1, 8)), shape=(1, 1, 8))
     >>> rows["n_voxels"].tolist(), rows["sum_x"].tolist(), rows["score_max"].tolist()
     ([2, 1], [9, 7], [1.0, 0.75])
     """
-    rows = _rows_before_any_voxel(n)
-    scores, inside = score.ravel(), None if region is None else region.ravel()
+    rows = _rows_before_any_voxel(n, n_regions)
+    scores, bits = score.ravel(), None if regions is None else regions.ravel()
     for flat, place in _pieces(labels):
         z, y, x, raster = _raster_index(flat, box, shape)
         rows["first_voxel"][place[::-1]] = raster[::-1]  # the last assignment wins
@@ -140,14 +148,22 @@ def measure_components(
             np.minimum.at(rows[f"{name}_min"], place, narrow)
             np.maximum.at(rows[f"{name}_max"], place, narrow)
         _add_scores(rows, place, scores[flat], math.prod(shape))
-        if inside is not None:
-            np.add.at(rows["n_in_region"], place, (inside[flat] != 0).astype(np.int64))
+        if bits is not None:
+            _count_in_regions(rows, place, bits[flat])
     return rows
 
 
-def _rows_before_any_voxel(n: int) -> ClusterRows:
+def _count_in_regions(rows: ClusterRows, place: Labels, bits: Labels) -> None:
+    """Count some voxels in the regions whose bits they have."""
+    counts = rows["n_in_region"]
+    for region in range(counts.shape[1]):
+        inside = (bits >> region) & 1
+        np.add.at(counts[:, region], place[inside != 0], 1)
+
+
+def _rows_before_any_voxel(n: int, n_regions: int) -> ClusterRows:
     """Return rows whose minima and maxima any voxel replaces."""
-    rows = empty_rows(n)
+    rows = empty_rows(n, n_regions)
     for axis in "zyx":
         rows[f"{axis}_min"], rows[f"{axis}_max"] = np.iinfo(np.int32).max, -1
     rows["score_max"] = -np.inf

@@ -74,8 +74,8 @@ class KeepRule:
     """Smallest number of voxels, inclusive."""
     max_size: int | None = None
     """Largest number of voxels, inclusive."""
-    must_touch_region: bool = False
-    """Keep only clusters that share a voxel with the region mask (contact mode "contact")."""
+    must_touch: tuple[int, ...] = ()
+    """Numbers of the regions with each of which a cluster must share a voxel (mode "contact")."""
 
     def apply(self, rows: ClusterRows) -> ClusterRows:
         """Return the rows that are kept."""
@@ -86,8 +86,8 @@ class KeepRule:
         kept: Array = rows["n_voxels"] >= self.min_size
         if self.max_size is not None:
             kept &= rows["n_voxels"] <= self.max_size
-        if self.must_touch_region:
-            kept &= rows["n_in_region"] > 0
+        for region in self.must_touch:
+            kept &= rows["n_in_region"][:, region] > 0
         return kept
 
 
@@ -109,7 +109,7 @@ class LabelNode:
 
     def spill(self) -> tuple[LabelNode, dict[str, Array]]:
         """Return the node without what nobody above needs, and that as arrays to store."""
-        light = replace(self, kept=empty_rows(), renames=no_renames())
+        light = replace(self, kept=self.kept[:0], renames=no_renames())
         return light, {"kept": self.kept, "renames": self.renames}
 
     @classmethod

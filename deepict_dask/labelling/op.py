@@ -15,7 +15,7 @@ import numpy as np
 
 from ..backend import to_host
 from ..core.ops import ChunkOp, TreeReduction
-from ..core.tables import CLUSTER_DTYPE
+from ..core.tables import cluster_dtype
 from .measure import PIECE_VOXELS, first_voxels, label_box, measure_components
 from .merge import KeepRule, LabelNode, Renames, combine_nodes, rename
 from .select import SelectSettings, select_voxels
@@ -31,10 +31,8 @@ __all__ = ["ClusterNames", "LabelReduction", "RelabelOp", "SelectSettings"]
 Array = np.ndarray[Any, Any]
 
 _LABEL_BYTES_PER_VOXEL = 22
-"""Reading, choosing and labelling (measured: 13 for float32, 17 for float64 scores) and a mask."""
+"""Reading, choosing and labelling (measured: 13 for float32, 17 for float64 scores)."""
 _PIECE_BYTES = 100 * PIECE_VOXELS
-_ROW_BYTES = 2 * CLUSTER_DTYPE.itemsize + 8
-"""A cluster's row, as measured and as open or finished, and its place in tables."""
 _NAME_BYTES = 40
 """A cluster's name, and its number among the kept ones (measured: 36)."""
 
@@ -51,11 +49,17 @@ def most_clusters(shape: Vec, connectivity: int) -> int:
     return min(math.prod(shape), {6: 4, 18: 2, 26: 1}[connectivity] * corners)
 
 
+def row_bytes(n_regions: int) -> int:
+    """Return the bytes of a cluster's row, as measured and as open or finished, and its place."""
+    return 2 * cluster_dtype(n_regions).itemsize + 8
+
+
 @dataclass(frozen=True)
 class LabelReduction(TreeReduction[LabelNode, LabelNode]):
     """Label, measure, merge: a volume to its cluster rows.
 
-    Sources are the score map and, optionally, a region mask of the same shape.
+    Sources are the score map and, where there are regions, one volume of their bits
+    (`deepict_dask.io.stacked`), of the same shape.
 
     Examples
     --------
@@ -72,16 +76,26 @@ class LabelReduction(TreeReduction[LabelNode, LabelNode]):
     select: SelectSettings
     connectivity: int = 26
     rule: KeepRule = field(default_factory=KeepRule)
+    n_regions: int = 0
+    """Regions whose voxels the rows count: bits 0 to ``n_regions - 1`` of the second source."""
+    region_bytes: int = 0
+    """Bytes per voxel that reading the second source takes; only ``bytes_needed`` depends on it."""
     name: str = "label"
 
     def measure(self, block: Block, *windows: Any) -> LabelNode:
         """Return the node of one chunk."""
-        score, region = windows[0], windows[1] if len(windows) > 1 else None
-        chosen = select_voxels(score, region, block.write, self.shape, self.select)
+        score, regions = windows[0], windows[1] if len(windows) > 1 else None
+        chosen = select_voxels(score, regions, block.write, self.shape, self.select)
         labels, n = label_box(chosen, self.connectivity)
-        host_region = None if region is None else to_host(region)
+        del chosen
         rows = measure_components(
-            labels, n, to_host(score), host_region, box=block.write, shape=self.shape
+            labels,
+            n,
+            to_host(score),
+            None if regions is None else to_host(regions),
+            box=block.write,
+            shape=self.shape,
+            n_regions=self.n_regions,
         )
         return LabelNode.of_labels(labels, rows, block.write, self.shape, self.rule)
 
@@ -97,8 +111,9 @@ class LabelReduction(TreeReduction[LabelNode, LabelNode]):
 
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes of labelling one chunk that holds as many clusters as it can."""
-        rows = _ROW_BYTES * most_clusters(window_shape, self.connectivity)
-        return _LABEL_BYTES_PER_VOXEL * math.prod(window_shape) + rows + _PIECE_BYTES
+        rows = row_bytes(self.n_regions) * most_clusters(window_shape, self.connectivity)
+        per_voxel = _LABEL_BYTES_PER_VOXEL + self.region_bytes
+        return per_voxel * math.prod(window_shape) + rows + _PIECE_BYTES
 
 
 class ClusterNames(Protocol):
@@ -123,6 +138,8 @@ class RelabelOp(ChunkOp):
     connectivity: int = 26
     as_label_map: bool = False
     name: str = "segmentation"
+    region_bytes: int = 0
+    """As for `LabelReduction`."""
 
     @property
     def dtype(self) -> str:  # type: ignore[override]
@@ -131,8 +148,8 @@ class RelabelOp(ChunkOp):
 
     def apply(self, block: Block, *windows: Any) -> Array:
         """Return the kept voxels of one chunk."""
-        score, region = windows[0], windows[1] if len(windows) > 1 else None
-        chosen = select_voxels(score, region, block.write, self.shape, self.select)
+        score, regions = windows[0], windows[1] if len(windows) > 1 else None
+        chosen = select_voxels(score, regions, block.write, self.shape, self.select)
         labels, n = label_box(chosen, self.connectivity)
         names = first_voxels(labels, n, block.write, self.shape)
         for pairs in self.names.renames_above(block):
@@ -148,7 +165,7 @@ class RelabelOp(ChunkOp):
 
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes of labelling one chunk again and of the result, packed too."""
-        per_voxel = _LABEL_BYTES_PER_VOXEL + 2 * np.dtype(self.dtype).itemsize
+        per_voxel = _LABEL_BYTES_PER_VOXEL + self.region_bytes + 2 * np.dtype(self.dtype).itemsize
         names = _NAME_BYTES * most_clusters(window_shape, self.connectivity)
         return per_voxel * math.prod(window_shape) + names + _PIECE_BYTES
 

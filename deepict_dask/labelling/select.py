@@ -32,8 +32,8 @@ class SelectSettings:
     """Voxels to leave out at the start of the axes z, y, x, and at the end."""
     border_end: Vec | None = None
     """Voxels to leave out at the end, where they differ from those at the start."""
-    intersect_region: bool = False
-    """Leave out voxels outside the region mask (contact mode "intersection")."""
+    intersect: int = 0
+    """Bits of the regions outside of which voxels are left out (contact mode "intersection")."""
 
 
 def inside_border(box: Box, shape: Vec, low: Vec, high: Vec) -> tuple[slice, slice, slice]:
@@ -53,7 +53,7 @@ def inside_border(box: Box, shape: Vec, low: Vec, high: Vec) -> tuple[slice, sli
 
 
 def select_voxels(
-    score: Any, region: Any | None, box: Box, shape: Vec, settings: SelectSettings
+    score: Any, regions: Any | None, box: Box, shape: Vec, settings: SelectSettings
 ) -> Any:
     """Return the segmentation of one box.
 
@@ -61,8 +61,8 @@ def select_voxels(
     ----------
     score
         zyx, any real dtype: score map, or label volume with ``label_value``.
-    region
-        zyx region mask, non-zero inside; None without one.
+    regions
+        zyx, unsigned: bit i says whether a voxel is in region i; None without regions.
     box, shape
         Where the arrays lie, and the shape of the whole volume.
     settings
@@ -85,6 +85,10 @@ def select_voxels(
     >>> score = np.array([[[0.2, 0.5, 0.7]]])
     >>> select_voxels(score, None, Box.whole((1, 1, 3)), (1, 1, 3), SelectSettings(threshold=0.5))
     array([[[False, False,  True]]])
+    >>> in_both = SelectSettings(threshold=0.1, intersect=0b11)
+    >>> bits = np.array([[[0b01, 0b11, 0b11]]], "uint8")
+    >>> select_voxels(score, bits, Box.whole((1, 1, 3)), (1, 1, 3), in_both)
+    array([[[False,  True,  True]]])
     """
     xp = namespace_of(score)
     if score.dtype.kind == "f" and bool(xp.isnan(score).any()):
@@ -95,8 +99,8 @@ def select_voxels(
     chosen = (
         score == settings.label_value if settings.threshold is None else score > settings.threshold
     )
-    if settings.intersect_region and region is not None:
-        chosen &= region != 0
+    if settings.intersect and regions is not None:
+        chosen &= (regions & settings.intersect) == settings.intersect
     if any(settings.border):
         kept = xp.zeros_like(chosen)
         end = settings.border if settings.border_end is None else settings.border_end

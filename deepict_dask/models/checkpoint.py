@@ -5,8 +5,9 @@
 3. Infer the architecture from the shapes; where the file states it too, the two must agree.
 4. Build the weights, once, into a network in eval mode.
 
-Two formats are read (see `model_file`): DeePiCt's ``.pth``, of which nothing is run, and our own
-``.safetensors``, whose metadata hold one JSON text under the key ``deepict_dask``.
+Three formats are read (see `model_file`): DeePiCt's ``.pth`` (3D), of which nothing is run, its
+Keras ``.h5`` (2D), and our own ``.safetensors`` (both), whose metadata hold one JSON text under the
+key ``deepict_dask``.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import save as save_tensors
 
 from ..core.errors import ModelFileError
+from .architecture import built_network, inferred_settings, is_trainable, kind_of
 from .model_file import METADATA_KEY, understand
-from .unet3d import UNet3D, UNet3DSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .model_file import ModelFile, Shapes
+    from .architecture import Network, NetworkKind, NetworkSettings
+    from .model_file import ModelFile
 
 __all__ = ["LoadedModel", "ModelInfo", "load_checkpoint", "model_info", "save_model"]
 
@@ -38,9 +39,9 @@ __all__ = ["LoadedModel", "ModelInfo", "load_checkpoint", "model_info", "save_mo
 class LoadedModel:
     """A network that is ready to predict, and what its file says of it."""
 
-    network: UNet3D
+    network: Network
     """In eval mode, float32, on the CPU unless moved."""
-    settings: UNet3DSettings
+    settings: NetworkSettings
     class_names: tuple[str, ...]
     """Semantic classes in channel order."""
     voxel_spacing_angstrom: float | None
@@ -50,23 +51,33 @@ class LoadedModel:
     sha256: str
     """Of the whole file."""
 
+    @property
+    def kind(self) -> NetworkKind:
+        """Say whether it segments volumes or single slices."""
+        return kind_of(self.settings)
+
 
 @dataclass(frozen=True)
 class ModelInfo:
     """What a model file says, without its weights."""
 
     path: str
-    settings: UNet3DSettings
+    settings: NetworkSettings
     class_names: tuple[str, ...]
     voxel_spacing_angstrom: float | None
     n_parameters: int
     """Trainable numbers."""
     halo: int
-    """Voxels a window needs on every side."""
+    """Voxels a window needs on every side; in y and x only for a 2D network."""
     align: int
-    """Windows start on multiples of this."""
+    """Windows start on multiples of this; in y and x only for a 2D network."""
     card: dict[str, Any]
     sha256: str
+
+    @property
+    def kind(self) -> NetworkKind:
+        """Say whether it segments volumes or single slices."""
+        return kind_of(self.settings)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> LoadedModel:
@@ -75,7 +86,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> LoadedModel:
     Parameters
     ----------
     path
-        A DeePiCt ``.pth`` checkpoint or a ``.safetensors`` file of `save_model`.
+        A DeePiCt ``.pth`` (3D) or ``.h5`` (2D), or a ``.safetensors`` file of `save_model`.
 
     Returns
     -------
@@ -85,26 +96,26 @@ def load_checkpoint(path: str | os.PathLike[str]) -> LoadedModel:
     Raises
     ------
     ModelFileError
-        The file is of another kind, damaged, names code to run, or its tensors do not fit a 3D
-        U-Net.
+        The file is of another kind, damaged, names code to run, or its tensors do not fit a U-Net.
 
     Examples
     --------
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
+    >>> from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
     >>> path = Path(folder.name) / "tiny.safetensors"
     >>> network = UNet3D(UNet3DSettings(depth=1, initial_features=2))
     >>> save_model(path, network, class_names=["ribosome"], voxel_spacing_angstrom=13.48)
     >>> model = load_checkpoint(path)
-    >>> model.class_names, model.settings.depth, model.network.training
-    (('ribosome',), 1, False)
+    >>> model.kind, model.class_names, model.settings.depth, model.network.training
+    ('unet3d', ('ribosome',), 1, False)
     >>> folder.cleanup()
     """
     data = _read(path)
     with _located(path):
         file = understand(data)
         settings = _settings(file)
-        network = _network(settings, file.weights())
+        network = built_network(settings, file.weights())
         return LoadedModel(
             network=network,
             settings=settings,
@@ -132,7 +143,7 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
             settings=settings,
             class_names=_class_names(file, settings),
             voxel_spacing_angstrom=file.voxel_spacing_angstrom,
-            n_parameters=sum(math.prod(s) for n, s in file.shapes.items() if _is_trainable(n)),
+            n_parameters=sum(math.prod(s) for n, s in file.shapes.items() if is_trainable(n)),
             halo=settings.halo,
             align=settings.align,
             card=file.card,
@@ -142,7 +153,7 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
 
 def save_model(
     path: str | os.PathLike[str],
-    network: UNet3D,
+    network: Network,
     *,
     class_names: Sequence[str],
     voxel_spacing_angstrom: float | None,
@@ -155,7 +166,7 @@ def save_model(
     path
         The file; replaced whole or not at all.
     network
-        Any `UNet3D`.
+        Any `UNet3D` or `UNet2D`.
     class_names
         One name per output channel, in channel order.
     voxel_spacing_angstrom
@@ -174,7 +185,7 @@ def save_model(
             f"{path}: expected {settings.n_classes} class names, found {list(class_names)}"
         )
     about = {
-        "kind": "unet3d",
+        "kind": kind_of(settings),
         "settings": asdict(settings),
         "class_names": list(class_names),
         "voxel_spacing_angstrom": voxel_spacing_angstrom,
@@ -222,79 +233,12 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise ModelFileError(f"{path}: cannot read the model file: {error.strerror}") from error
 
 
-def _settings(file: ModelFile) -> UNet3DSettings:
-    """Infer the architecture from the shapes; check it against what the file states."""
-    inferred = _inferred(file.shapes)
-    for name, value in inferred.items():
-        if name in file.stated and file.stated[name] != value:
-            raise ModelFileError(
-                f"the file says {name} = {file.stated[name]}, but its tensors have {value}; "
-                "the file is inconsistent, so train or export the model again"
-            )
-    dropouts = {k: v for k, v in file.stated.items() if k.endswith("_dropout")}
-    settings = UNet3DSettings(**inferred, **dropouts)
-    _check_shapes(file.shapes, UNet3D.state_shapes(settings))
-    return settings
+def _settings(file: ModelFile) -> NetworkSettings:
+    """Infer the architecture of a file that was understood."""
+    return inferred_settings(file.shapes, file.stated, file.kind)
 
 
-def _inferred(shapes: Shapes) -> dict[str, Any]:
-    """Read depth, channels, classes and normalisation off the tensor names and shapes."""
-    first, last = shapes.get("encoder.0.0.weight", ()), shapes.get("out_conv.weight", ())
-    if len(first) != 5 or len(last) != 5:
-        raise ModelFileError(
-            "expected the tensors of a 3D U-Net (encoder.0.0.weight, out_conv.weight), found "
-            f"{', '.join(sorted(shapes)[:4]) or 'none'}"
-        )
-    levels = {name.split(".")[1] for name in shapes if name.startswith("encoder.")}
-    return {
-        "depth": len(levels),
-        "initial_features": first[0],
-        "n_classes": last[0],
-        "batch_norm": "encoder.0.2.running_mean" in shapes,
-    }
-
-
-def _check_shapes(found: Shapes, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse tensors that are missing, unknown or of another shape."""
-    problems = [
-        f"{name} is missing" for name in expected if name not in found | _counters(expected)
-    ]
-    problems += [f"{name} is not known" for name in found if name not in expected]
-    problems += [
-        f"{name} has shape {found[name]}, expected {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ModelFileError(f"not the tensors of a 3D U-Net: {'; '.join(problems[:3])}{more}")
-
-
-def _counters(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
-    """Return the batch counters, which old checkpoints lack and prediction does not use."""
-    return {name: s for name, s in shapes.items() if name.endswith("num_batches_tracked")}
-
-
-def _is_trainable(name: str) -> bool:
-    """Say whether a tensor is a parameter rather than a running statistic."""
-    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
-
-
-def _network(settings: UNet3DSettings, weights: Mapping[str, torch.Tensor]) -> UNet3D:
-    """Return the network with these weights, allocated once."""
-    with torch.device("meta"):
-        network = UNet3D(settings)
-    state = {
-        name: torch.zeros(shape, dtype=torch.int64)
-        for name, shape in _counters(UNet3D.state_shapes(settings)).items()
-    }
-    for name, tensor in weights.items():
-        state[name] = tensor if name in state else tensor.to(torch.float32)
-    network.load_state_dict(state, assign=True)
-    return network.eval()
-
-
-def _class_names(file: ModelFile, settings: UNet3DSettings) -> tuple[str, ...]:
+def _class_names(file: ModelFile, settings: NetworkSettings) -> tuple[str, ...]:
     """Return one name per channel; numbered where the file does not name them all."""
     if file.class_names is not None and len(file.class_names) == settings.n_classes:
         return file.class_names

@@ -9,10 +9,11 @@ from typing import Final
 
 from .torch_file import LEGACY_START
 
-__all__ = ["PICKLE", "SAFETENSORS", "file_kind"]
+__all__ = ["HDF5", "PICKLE", "SAFETENSORS", "file_kind"]
 
 PICKLE: Final = "a PyTorch checkpoint"
 SAFETENSORS: Final = "a safetensors file"
+HDF5: Final = "an HDF5 file (a Keras model, or a volume)"
 
 TEXT_KINDS = {
     "<!doctype html": "a web page: the download gave a page instead of the file",
@@ -22,7 +23,7 @@ TEXT_KINDS = {
 
 
 def file_kind(data: bytes) -> str:
-    """Return `PICKLE`, `SAFETENSORS`, or a phrase that names another kind of file.
+    """Return `PICKLE`, `SAFETENSORS`, `HDF5`, or a phrase that names another kind of file.
 
     Examples
     --------
@@ -36,7 +37,7 @@ def file_kind(data: bytes) -> str:
     if data.startswith(b"PK"):
         return _zip_kind(data)
     if data.startswith(b"\x89HDF"):
-        return "an HDF5 file (a Keras model, or a volume)"
+        return HDF5
     if data.startswith(b"\x1f\x8b"):
         return "a gzip file: unpack it first"
     if data[208:212] == b"MAP ":
@@ -60,7 +61,7 @@ def _zip_kind(data: bytes) -> str:
     if "data.pkl" in leaves:
         return PICKLE
     if {"config.json", "model.weights.h5"} <= leaves:
-        return "a Keras archive"
+        return "a Keras archive: load it in Keras and save it with model.save('model.h5')"
     return "a zip archive" + (f" (with {names[0]})" if names else "")
 
 

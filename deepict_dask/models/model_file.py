@@ -1,8 +1,8 @@
 """What a model file says, before any weights are built.
 
-DeePiCt's ``.pth`` is read without running anything in it (see `torch_file`); our ``.safetensors``
-carries one JSON text under the metadata key ``deepict_dask``. Other kinds of file are refused with
-what they look like.
+DeePiCt's ``.pth`` is read without running anything in it (see `torch_file`), the ``.h5`` of its 2D
+network without Keras (see `keras_file`); our ``.safetensors`` carries one JSON text under the
+metadata key ``deepict_dask``. Other kinds of file are refused with what they look like.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
 from ..core.errors import ModelFileError
-from .file_kinds import PICKLE, SAFETENSORS, file_kind
+from .file_kinds import HDF5, PICKLE, SAFETENSORS, file_kind
+from .keras_file import read_keras_file
 from .torch_file import Descriptor, TensorPlan, read_torch_file
 
 if TYPE_CHECKING:
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["METADATA_KEY", "ModelFile", "Shapes", "understand"]
+    from .architecture import Shapes
+
+__all__ = ["METADATA_KEY", "ModelFile", "understand"]
 
 METADATA_KEY = "deepict_dask"
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +38,14 @@ class ModelFile:
 
     shapes: Shapes
     stated: dict[str, Any]
-    """Settings the file states, by the names of `UNet3DSettings`; may be empty or partial."""
+    """Settings the file states, by the names of `UNet3DSettings` or `UNet2DSettings`; may be empty
+    or partial."""
     class_names: tuple[str, ...] | None
     voxel_spacing_angstrom: float | None
     card: dict[str, Any]
     weights: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
+    kind: str | None = None
+    """"unet2d" or "unet3d" where the file states it."""
 
 
 def understand(data: bytes) -> ModelFile:
@@ -50,8 +55,25 @@ def understand(data: bytes) -> ModelFile:
         return _from_pickle(data)
     if kind == SAFETENSORS:
         return _from_safetensors(data)
+    if kind == HDF5:
+        return _from_keras(data)
     raise ModelFileError(
-        f"expected a model (DeePiCt .pth or deepict_dask .safetensors), but this looks like {kind}"
+        "expected a model (DeePiCt .pth or .h5, or deepict_dask .safetensors), but this looks like "
+        f"{kind}"
+    )
+
+
+def _from_keras(data: bytes) -> ModelFile:
+    """Read DeePiCt's 2D network."""
+    file = read_keras_file(data)
+    return ModelFile(
+        shapes=file.shapes,
+        stated={},
+        class_names=None,
+        voxel_spacing_angstrom=None,
+        card=file.card,
+        weights=file.weights,
+        kind="unet2d",
     )
 
 
@@ -121,8 +143,8 @@ def _from_safetensors(data: bytes) -> ModelFile:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
         about = json.loads(header.pop("__metadata__", {}).get(METADATA_KEY, "{}"))
-        if about.get("kind", "unet3d") != "unet3d":
-            raise ModelFileError(f"expected a unet3d model, found kind {about['kind']!r}")
+        if about.get("kind") not in {None, "unet2d", "unet3d"}:
+            raise ModelFileError(f"expected kind unet2d or unet3d, found {about['kind']!r}")
         shapes = {name.removeprefix("module."): tuple(t["shape"]) for name, t in header.items()}
         spacing = about.get("voxel_spacing_angstrom")
         return ModelFile(
@@ -132,6 +154,7 @@ def _from_safetensors(data: bytes) -> ModelFile:
             voxel_spacing_angstrom=None if spacing is None else float(spacing),
             card=dict(about.get("card", {})),
             weights=lambda: _safe_weights(data),
+            kind=about.get("kind"),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ModelFileError):

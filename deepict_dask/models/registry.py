@@ -13,11 +13,23 @@ import torch
 from ..core.errors import DeviceError, ModelFileError
 from .checkpoint import load_checkpoint
 from .inference import InferenceUNet3D
+from .inference2d import InferenceUNet2D
+from .unet2d import UNet2D
+from .unet3d import UNet3D
 
 if TYPE_CHECKING:
+    from .architecture import Network
     from .checkpoint import LoadedModel
 
-__all__ = ["bundled_models", "inference_network", "loaded_model", "resolve_model"]
+__all__ = [
+    "bundled_models",
+    "inference_network",
+    "inference_network_2d",
+    "loaded_model",
+    "loaded_unet2d",
+    "loaded_unet3d",
+    "resolve_model",
+]
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 MODELS_KEPT = 4
@@ -53,9 +65,42 @@ def loaded_model(path: str | os.PathLike[str], device: str = "cpu") -> LoadedMod
     return _load(_state(path), device)
 
 
+def loaded_unet3d(path: str | os.PathLike[str], device: str = "cpu") -> UNet3D:
+    """Return the network of a 3D model; cached as `loaded_model`.
+
+    Raises
+    ------
+    ModelFileError
+        As `loaded_model`, and where the model is a 2D one.
+    """
+    network = loaded_model(path, device).network
+    if not isinstance(network, UNet3D):
+        raise ModelFileError(_wrong_kind(path, "3D", "2D", network))
+    return network
+
+
+def loaded_unet2d(path: str | os.PathLike[str], device: str = "cpu") -> UNet2D:
+    """Return the network of a 2D model; cached as `loaded_model`.
+
+    Raises
+    ------
+    ModelFileError
+        As `loaded_model`, and where the model is a 3D one.
+    """
+    network = loaded_model(path, device).network
+    if not isinstance(network, UNet2D):
+        raise ModelFileError(_wrong_kind(path, "2D", "3D", network))
+    return network
+
+
 def inference_network(path: str | os.PathLike[str], device: str = "cpu") -> InferenceUNet3D:
-    """Return a model's network, arranged for prediction; cached as `loaded_model`."""
+    """Return a 3D model's network, arranged for prediction; cached as `loaded_model`."""
     return _arrange(_state(path), device)
+
+
+def inference_network_2d(path: str | os.PathLike[str], device: str = "cpu") -> InferenceUNet2D:
+    """Return a 2D model's network, arranged for prediction; cached as `loaded_model`."""
+    return _arrange_2d(_state(path), device)
 
 
 def bundled_models() -> dict[str, Path]:
@@ -113,7 +158,19 @@ def _load(state: _FileState, device: str) -> LoadedModel:
 
 @lru_cache(maxsize=MODELS_KEPT)
 def _arrange(state: _FileState, device: str) -> InferenceUNet3D:
-    return InferenceUNet3D(_load(state, device).network)
+    return InferenceUNet3D(loaded_unet3d(state.path, device))
+
+
+@lru_cache(maxsize=MODELS_KEPT)
+def _arrange_2d(state: _FileState, device: str) -> InferenceUNet2D:
+    return InferenceUNet2D(loaded_unet2d(state.path, device))
+
+
+def _wrong_kind(path: str | os.PathLike[str], expected: str, found: str, network: Network) -> str:
+    return (
+        f"{path}: expected a {expected} model, found a {found} one (depth "
+        f"{network.settings.depth}, {network.settings.initial_features} features)"
+    )
 
 
 def _check_device(device: str) -> None:

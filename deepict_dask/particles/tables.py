@@ -9,6 +9,8 @@ import numpy as np
 from ..core.tables import BoundingBoxColumns, ClusterRows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import pandas as pd
 
 __all__ = ["centroids", "cluster_table", "picks_table"]
@@ -29,7 +31,13 @@ def centroids(rows: ClusterRows) -> np.ndarray[Any, np.dtype[np.float64]]:
     return sums / rows["n_voxels"][:, None]
 
 
-def cluster_table(rows: ClusterRows, *, score_unit: float, **columns: Any) -> pd.DataFrame:
+def cluster_table(
+    rows: ClusterRows,
+    *,
+    score_unit: float,
+    regions: Sequence[str] = (),
+    columns: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
     """Return the cluster table in raster order of the clusters' first voxels.
 
     Parameters
@@ -38,14 +46,16 @@ def cluster_table(rows: ClusterRows, *, score_unit: float, **columns: Any) -> pd
         Cluster rows in raster order; their labels are 1 to n.
     score_unit
         Unit of the rows' score sums.
-    **columns
-        Further columns, one value per row.
+    regions
+        Names of the regions whose voxels the rows count, in their order.
+    columns
+        Further columns by name, one value per row.
 
     Returns
     -------
     pandas.DataFrame
         ``label, n_voxels, z, y, x`` (centroid, voxels), ``z_min`` to ``x_max`` (inclusive voxels),
-        ``score_sum, score_mean, score_max, n_in_region`` and the further columns.
+        ``score_sum, score_mean, score_max``, ``n_in_<region>`` (voxels) and the further columns.
 
     Examples
     --------
@@ -54,6 +64,10 @@ def cluster_table(rows: ClusterRows, *, score_unit: float, **columns: Any) -> pd
     >>> rows["n_voxels"], rows["score_sum"] = 4, 3
     >>> cluster_table(rows, score_unit=1.0)["score_mean"].tolist()
     [0.75]
+    >>> rows = empty_rows(1, n_regions=2)
+    >>> rows["n_voxels"], rows["n_in_region"] = 4, [[1, 4]]
+    >>> cluster_table(rows, score_unit=1.0, regions=("er", "cytosol"))["n_in_cytosol"].tolist()
+    [4]
     """
     import pandas as pd
 
@@ -67,14 +81,14 @@ def cluster_table(rows: ClusterRows, *, score_unit: float, **columns: Any) -> pd
         "score_sum": score_sum,
         "score_mean": score_sum / rows["n_voxels"],
         "score_max": rows["score_max"],
-        "n_in_region": rows["n_in_region"],
-        **columns,
+        **{f"n_in_{name}": rows["n_in_region"][:, i] for i, name in enumerate(regions)},
+        **(columns or {}),
     }
     return pd.DataFrame(table)
 
 
 def picks_table(clusters: pd.DataFrame, class_name: str | None = None) -> pd.DataFrame:
-    """Return one pick per cluster: its centroid, with its mean score.
+    """Return one pick per cluster: its centroid, with its mean score and distances to regions.
 
     Examples
     --------
@@ -84,7 +98,8 @@ def picks_table(clusters: pd.DataFrame, class_name: str | None = None) -> pd.Dat
     >>> list(picks_table(cluster_table(rows, score_unit=1.0), "ribosome").columns)
     ['z', 'y', 'x', 'score', 'n_voxels', 'label', 'class_name']
     """
-    picks = clusters[["z", "y", "x", "score_mean", "n_voxels", "label"]].rename(
+    distances = [str(name) for name in clusters.columns if str(name).startswith("distance_")]
+    picks = clusters[["z", "y", "x", "score_mean", "n_voxels", "label", *distances]].rename(
         columns={"score_mean": "score"}
     )
     if class_name is not None:

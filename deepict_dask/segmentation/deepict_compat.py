@@ -26,7 +26,7 @@ import numpy as np
 from ..core.errors import ShapeMismatchError
 from ..core.geometry import Box, Grid, as_vec
 from ..core.ops import ChunkOp
-from ..models.registry import inference_network, loaded_model
+from ..models.registry import inference_network, loaded_unet3d
 from .windows import chosen_class, network_bytes, normalise, predict_window
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class CompatSegmentOp(ChunkOp):
         tiling = self.tiling
         self._check_cubes(block)
         mask = windows[1] if len(windows) > 1 else None
-        channels = loaded_model(self.model_path).settings.n_classes
+        channels = loaded_unet3d(self.model_path).settings.n_classes
         kept = channels if self.class_index is None else 1
         scores = np.full((kept, *block.read.shape), NEVER_PREDICTED, dtype=np.float32)
         for index in tiling.indices_in(block.write):
@@ -228,7 +228,7 @@ class CompatSegmentOp(ChunkOp):
 
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes of one block: its windows, its scores, and one box's network."""
-        settings = loaded_model(self.model_path).settings
+        settings = loaded_unet3d(self.model_path).settings
         n_windows = 1 if self.mask_shape is None else 2
         kept = settings.n_classes if self.class_index is None else 1
         per_voxel = 4 * (n_windows + kept)

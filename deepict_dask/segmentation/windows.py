@@ -26,7 +26,7 @@ from ..core.errors import BudgetError, ModelFileError, VoxelValueError
 from ..core.geometry import Grid, as_vec, ceil_to
 from ..core.ops import ChunkOp
 from ..models.inference import InferenceUNet3D
-from ..models.registry import inference_network, loaded_model
+from ..models.registry import inference_network, loaded_unet3d
 from ..models.unet3d import UNet3D, UNet3DSettings
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class SegmentOp(ChunkOp):
     @property
     def settings(self) -> UNet3DSettings:
         """The network's architecture; loads the model on first use."""
-        return loaded_model(self.model_path).settings
+        return loaded_unet3d(self.model_path).settings
 
     @property
     def n_classes(self) -> int:

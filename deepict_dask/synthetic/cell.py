@@ -1,8 +1,9 @@
 """Make a cell and write it.
 
 A tomogram is signal plus noise. The signal has variance 1 in the cytosol; the noise has variance
-``1 / signal_to_noise`` there. Five random streams (membranes, places, orientations, densities,
-noise) are independent children of one seed, so that a change of the noise moves no particle.
+``1 / signal_to_noise`` there. Six random streams (membranes, places, orientations, densities,
+noise, large mitochondria) are independent children of one seed, so that a change of the noise moves
+no particle, and a cell without large mitochondria does not depend on how they are made.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from ..core.errors import ConfigError, OutputExistsError
 from .imaging import coloured_noise, see
 from .placement import place_particles
 from .scene import paint_scene
-from .settings import LABELS, CellSettings
+from .settings import LABELS, MATRIX_NAMES, CellSettings
 from .shapes import SHAPES, Shape
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
     from .scene import Scene
@@ -42,11 +45,11 @@ class Cell:
     labels: Bytes
     """Uint8, zyx; values as in `LABELS`."""
     cytosol: Bytes
-    """Uint8, zyx; 1 in the cytosol, particles included."""
+    """Uint8, zyx; 1 in the cytosol, its particles included."""
     picks: pd.DataFrame
-    """One row per particle, distractors included: centre z, y, x (voxels, 0-based), class_name, and
-    the unit quaternion qx, qy, qz, qw (scalar last) that turns the particle's own xyz frame into
-    the tomogram's."""
+    """One row per particle, distractors and those of a matrix included: centre z, y, x (voxels,
+    0-based), class_name, and the unit quaternion qx, qy, qz, qw (scalar last) that turns the
+    particle's own xyz frame into the tomogram's."""
 
     def picks_of(self, class_name: str) -> Floats:
         """Return the centres of one class as a float32 array (n, 3), zyx voxels."""
@@ -80,15 +83,35 @@ def make_cell(settings: CellSettings | None = None) -> Cell:
     ((48, 64, 64), 'float32', ['fas', 'ribosome', 'ribosome'])
     """
     settings = settings or CellSettings()
-    seeds = np.random.SeedSequence(settings.seed).spawn(5)
-    membranes, places, turns, masses, noise = (np.random.default_rng(seed) for seed in seeds)
-    scene = paint_scene(settings, membranes)
-    radii = {name: _radius_voxels(SHAPES[name], settings) for name in settings.counts}
-    centres = place_particles(scene.cytosol, settings.counts, radii, places)
-    picks = _pick_table(centres, turns)
+    seeds = np.random.SeedSequence(settings.seed).spawn(6)
+    membranes, places, turns, masses, noise, other = (np.random.default_rng(s) for s in seeds)
+    scene = paint_scene(settings, membranes, other)
+    picks = _placed(scene.cytosol, settings.counts, settings, places, turns)
     _paint_particles(scene, picks, settings, masses)
+    if settings.matrix_counts:
+        inner = _placed(scene.matrix, settings.matrix_counts, settings, other, other)
+        _paint_particles(scene, inner, settings, other)
+        picks = _joined(picks, inner)
     tomogram = _with_noise(see(scene.density, settings), scene.cytosol, settings, noise)
     return Cell(settings, tomogram, scene.labels, scene.cytosol, picks)
+
+
+def _placed(
+    where: Bytes,
+    counts: Mapping[str, int],
+    settings: CellSettings,
+    places: np.random.Generator,
+    turns: np.random.Generator,
+) -> pd.DataFrame:
+    """Return a table of particles that lie inside a mask."""
+    radii = {name: _radius_voxels(SHAPES[name], settings) for name in counts}
+    return _pick_table(place_particles(where, counts, radii, places), turns)
+
+
+def _joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat([first, second], ignore_index=True)
 
 
 def _radius_voxels(shape: Shape, settings: CellSettings) -> float:
@@ -144,7 +167,10 @@ def _paint_particle(
         for c, n in zip(centre, scene.density.shape, strict=True)
     )
     distance = distance[inner]
-    scene.density[box] += np.clip(0.5 - distance, 0, 1) * np.float32(shape.density * factor)
+    fill = np.clip(0.5 - distance, 0, 1)
+    if shape.name in MATRIX_NAMES:  # it displaces the dense matrix
+        scene.density[box] *= 1 - fill
+    scene.density[box] += fill * np.float32(shape.density * factor)
     scene.labels[box][distance < 0] = LABELS[shape.name]
 
 

@@ -1,9 +1,9 @@
-"""Paint the cell without its particles: membranes, a mitochondrion, vesicles, the cytosol.
+"""Paint the cell without its particles: membranes, a small mitochondrion, vesicles, the cytosol.
 
 1. The plasma membrane is a wavy sphere that leaves one corner of the volume outside the cell.
-2. A mitochondrion (two membranes, a dense matrix, cristae) and vesicles lie where they fit.
-3. Every membrane is a bilayer: two leaflets of density 1, 4 nm apart.
-4. The cytosol is what is inside the cell and outside the organelles and the membranes.
+2. A small mitochondrion (two membranes, a dense matrix, cristae) or, if asked for, large ones
+   (`mitochondria`), and vesicles lie where they fit.
+3. The cytosol is what is inside the cell and outside the organelles and the membranes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .membranes import add_membrane, ellipsoid_distance, smooth_wave, volume_axes
+from .mitochondria import GAP_NM, add_mitochondria
 from .settings import LABELS
 
 if TYPE_CHECKING:
@@ -23,12 +25,8 @@ __all__ = ["Scene", "paint_scene"]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
-LEAFLET_NM = 2.0
-"""Distance of a leaflet from the middle of its membrane."""
-MEMBRANE_NM = 3.5
-"""Half the thickness that is labelled membrane."""
-GAP_NM = 12.0
-"""Distance between the two membranes of a mitochondrion."""
+CLEARANCE = 8.0
+"""Voxels from a vesicle to a large mitochondrion; a vesicle nearer than that is left out."""
 
 
 @dataclass(eq=False)
@@ -40,6 +38,8 @@ class Scene:
     labels: Bytes
     cytosol: Bytes
     """1 where particles may be."""
+    matrix: Bytes
+    """1 in the matrix of large mitochondria, where particles of its own may be."""
 
 
 @dataclass(frozen=True)
@@ -49,55 +49,57 @@ class _Organelle:
     semi_axes: tuple[float, float, float]
 
 
-def paint_scene(settings: CellSettings, rng: np.random.Generator) -> Scene:
+def paint_scene(
+    settings: CellSettings, rng: np.random.Generator, mitochondria: np.random.Generator
+) -> Scene:
     """Return the membranes, organelles and cytosol of a cell.
 
     Parameters
     ----------
     settings
-        Shape, spacing and number of vesicles.
+        Shape, spacing and number of vesicles and large mitochondria.
     rng
-        Where they lie.
+        Where membranes, vesicles and the small mitochondrion lie.
+    mitochondria
+        Where large mitochondria lie and how they look; not drawn from without them.
 
     Returns
     -------
     Scene
-        Float32 density, uint8 labels and uint8 cytosol, all zyx.
+        Float32 density, uint8 labels, cytosol and matrix, all zyx.
+
+    Raises
+    ------
+    ConfigError
+        If a large mitochondrion finds no place.
 
     Examples
     --------
     >>> from deepict_dask.synthetic import CellSettings
-    >>> scene = paint_scene(CellSettings(shape=(32, 48, 48)), np.random.default_rng(0))
+    >>> first, second = np.random.default_rng(0), np.random.default_rng(1)
+    >>> scene = paint_scene(CellSettings(shape=(32, 48, 48)), first, second)
     >>> scene.density.shape, scene.density.dtype.name, bool(scene.cytosol.any())
     ((32, 48, 48), 'float32', True)
     """
-    wave = _wave(settings.shape, rng)
+    wave = smooth_wave(settings.shape, rng)
     inside = _plasma_distance(settings.shape, rng) + wave
-    density = np.zeros(settings.shape, np.float32)
-    labels = np.zeros(settings.shape, np.uint8)
-    cytosol = inside < 0
-    spacing_nm = settings.voxel_spacing_angstrom / 10
-    _add_membrane(density, labels, inside * spacing_nm)
+    scene = _with_plasma_membrane(inside, settings.voxel_spacing_angstrom / 10)
+    before = scene.cytosol.copy()
+    add_mitochondria(scene, settings, mitochondria)
+    taken = before != scene.cytosol
     for organelle in _organelles(settings, rng):
-        distance = (_organelle_distance(settings.shape, organelle) + wave) * spacing_nm
-        cytosol &= distance > 0
-        _add_organelle(density, labels, distance, organelle)
-    cytosol &= labels == LABELS["background"]
-    return Scene(density, labels, cytosol.astype(np.uint8))
+        distance = ellipsoid_distance(settings.shape, organelle.centre, organelle.semi_axes) + wave
+        if not taken[distance < CLEARANCE].any():
+            _add_organelle(scene, distance * (settings.voxel_spacing_angstrom / 10), organelle)
+    scene.cytosol[scene.labels != LABELS["background"]] = 0
+    return scene
 
 
-def _wave(shape: tuple[int, int, int], rng: np.random.Generator) -> Floats:
-    """Return a smooth field of some 2 voxels, so that no membrane is a perfect sphere."""
-    field = np.zeros(shape, np.float32)
-    for _ in range(3):
-        waves = rng.normal(0.0, 0.06, 3)
-        phase = sum(axis * wave for axis, wave in zip(_axes(shape), waves, strict=True))
-        field += 1.2 * np.cos(phase + np.float32(rng.uniform(0, 2 * np.pi)))
-    return field
-
-
-def _axes(shape: tuple[int, int, int]) -> list[Floats]:
-    return [axis.astype(np.float32) for axis in np.ogrid[tuple(slice(n) for n in shape)]]
+def _with_plasma_membrane(inside: Floats, spacing_nm: float) -> Scene:
+    """Return a scene that holds nothing but the plasma membrane."""
+    density, labels = np.zeros(inside.shape, np.float32), np.zeros(inside.shape, np.uint8)
+    add_membrane(density, labels, inside * spacing_nm)
+    return Scene(density, labels, (inside < 0).astype(np.uint8), np.zeros_like(labels))
 
 
 def _plasma_distance(shape: tuple[int, int, int], rng: np.random.Generator) -> Floats:
@@ -105,7 +107,9 @@ def _plasma_distance(shape: tuple[int, int, int], rng: np.random.Generator) -> F
     side = rng.integers(0, 2, 2)
     places = (0.5, *(0.38 + 0.24 * side))
     centre = [place * n for place, n in zip(places, shape, strict=True)]
-    square = sum((axis - np.float32(c)) ** 2 for axis, c in zip(_axes(shape), centre, strict=True))
+    square = sum(
+        (axis - np.float32(c)) ** 2 for axis, c in zip(volume_axes(shape), centre, strict=True)
+    )
     return np.sqrt(square, dtype=np.float32) - np.float32(0.73 * max(shape[1:]))
 
 
@@ -122,7 +126,8 @@ def _organelles(settings: CellSettings, rng: np.random.Generator) -> list[_Organ
         candidate = _Organelle("vesicle", tuple(shape * rng.uniform(0.1, 0.9, 3)), (radius,) * 3)
         if all(_apart(candidate, other) for other in chosen):
             chosen.append(candidate)
-    return chosen
+    # large mitochondria take the place of the small one; the choice of vesicles stays as it was
+    return chosen[1:] if settings.n_mitochondria else chosen
 
 
 def _apart(one: _Organelle, other: _Organelle) -> bool:
@@ -131,30 +136,15 @@ def _apart(one: _Organelle, other: _Organelle) -> bool:
     )
 
 
-def _organelle_distance(shape: tuple[int, int, int], organelle: _Organelle) -> Floats:
-    """Return the distance in voxels to an ellipsoid, exact at its surface."""
-    parts = [
-        (axis - np.float32(c)) / np.float32(r)
-        for axis, c, r in zip(_axes(shape), organelle.centre, organelle.semi_axes, strict=True)
-    ]
-    length = np.sqrt(sum(part**2 for part in parts))
-    slopes = [
-        (part / np.float32(r)) ** 2 for part, r in zip(parts, organelle.semi_axes, strict=True)
-    ]
-    slope = np.sqrt(sum(slopes))
-    return length * (length - 1) / np.maximum(slope, np.float32(1e-6))
-
-
-def _add_organelle(
-    density: Floats, labels: Bytes, distance_nm: Floats, organelle: _Organelle
-) -> None:
+def _add_organelle(scene: Scene, distance_nm: Floats, organelle: _Organelle) -> None:
+    density, labels = scene.density, scene.labels
+    scene.cytosol[distance_nm <= 0] = 0
     labels[(distance_nm < 0) & (labels == 0)] = LABELS["organelle"]
     if organelle.kind == "mitochondrion":
-        matrix = distance_nm < -GAP_NM
-        density[matrix] += 0.3
-        _add_membrane(density, labels, distance_nm + GAP_NM)
-        _add_membrane(density, labels, _cristae_distance(distance_nm))
-    _add_membrane(density, labels, distance_nm)
+        density[distance_nm < -GAP_NM] += 0.3
+        add_membrane(density, labels, distance_nm + GAP_NM)
+        add_membrane(density, labels, _cristae_distance(distance_nm))
+    add_membrane(density, labels, distance_nm)
 
 
 def _cristae_distance(distance_nm: Floats, period_nm: float = 28.0) -> Floats:
@@ -162,11 +152,3 @@ def _cristae_distance(distance_nm: Floats, period_nm: float = 28.0) -> Floats:
     y = np.arange(distance_nm.shape[1], dtype=np.float32)[None, :, None]
     sheet = np.abs((y * 1.3 + 0.3 * distance_nm) % period_nm - period_nm / 2)
     return np.where(distance_nm < -1.5 * GAP_NM, sheet, np.float32(1e3))
-
-
-def _add_membrane(density: Floats, labels: Bytes, distance_nm: Floats) -> None:
-    """Add a bilayer round the zero of a distance, and label it."""
-    near = np.abs(distance_nm) < MEMBRANE_NM + 1.5
-    offset = np.abs(distance_nm[near])
-    density[near] = np.maximum(density[near], np.exp(-(((offset - LEAFLET_NM) / 1.2) ** 2)))
-    labels[np.abs(distance_nm) < MEMBRANE_NM] = LABELS["membrane"]

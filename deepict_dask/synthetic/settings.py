@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from ..core.errors import ConfigError
 
-__all__ = ["DISTRACTOR_NAMES", "LABELS", "PARTICLE_NAMES", "CellSettings"]
+__all__ = ["DISTRACTOR_NAMES", "LABELS", "MATRIX_NAMES", "PARTICLE_NAMES", "CellSettings"]
 
 PARTICLE_NAMES = ("ribosome", "fas")
 """The particles to be found."""
 DISTRACTOR_NAMES = ("ball", "disc", "rod", "tetrahedron")
 """Particles of like size and mass that should not be taken for ribosomes or FAS."""
+MATRIX_NAMES = ("mitoribosome", "dehydrogenase")
+"""Particles of a large mitochondrion's matrix: like ribosomes and FAS, but not asked for."""
 LABELS = {
     "background": 0,
     "ribosome": 1,
@@ -23,8 +25,12 @@ LABELS = {
     "disc": 6,
     "rod": 7,
     "tetrahedron": 8,
+    "mitochondrion": 9,
+    "mitoribosome": 10,
+    "dehydrogenase": 11,
 }
-"""Value of each class in the label volume; the cytosol's free voxels are background."""
+"""Value of each class in the label volume; the cytosol's free voxels are background. "organelle" is
+the inside of vesicles and of the small mitochondrion, "mitochondrion" that of the large ones."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,13 @@ class CellSettings:
     n_distractors_each: int = 90
     """How many of each of the four distractors: their density is near that of the ribosomes."""
     n_vesicles: int = 4
+    n_mitochondria: int = 0
+    """Large mitochondria, instead of the small one that a cell has otherwise. They follow from a
+    random stream of their own: noise, plasma membrane and vesicles do not depend on them."""
+    n_mitoribosomes: int = 26
+    """In the matrix of the large mitochondria, all together; none where there are none."""
+    n_dehydrogenases: int = 12
+    """Pyruvate dehydrogenase cores, likewise."""
     signal_to_noise: float = 0.006
     """Variance of the signal over variance of the noise, both in the cytosol's voxels and both as
     they are added in the tomogram, that is, after contrast transfer, wedge and noise colour.
@@ -84,11 +97,9 @@ class CellSettings:
                 f"synthetic cell: shape must be three sizes of at least 32 voxels, found "
                 f"{self.shape}; give a larger one"
             )
-        for name in ("n_ribosomes", "n_fas", "n_distractors_each", "n_vesicles", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"synthetic cell: {name} must not be negative, found {getattr(self, name)}"
-                )
+        for name, value in vars(self).items():
+            if (name.startswith("n_") or name == "seed") and value < 0:
+                raise ConfigError(f"synthetic cell: {name} must not be negative, found {value}")
 
     def _check_ranges(self) -> None:
         limits = {
@@ -113,9 +124,17 @@ class CellSettings:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many particles of each class, distractors included."""
+        """How many particles of each class in the cytosol, distractors included."""
         wanted = {"ribosome": self.n_ribosomes, "fas": self.n_fas}
         return wanted | dict.fromkeys(DISTRACTOR_NAMES, self.n_distractors_each)
+
+    @property
+    def matrix_counts(self) -> dict[str, int]:
+        """How many particles of each class in the matrix of large mitochondria."""
+        if not self.n_mitochondria:
+            return {}
+        counts = (self.n_mitoribosomes, self.n_dehydrogenases)
+        return dict(zip(MATRIX_NAMES, counts, strict=True))
 
     @property
     def max_tilt_degrees(self) -> float:

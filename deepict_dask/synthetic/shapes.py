@@ -69,6 +69,11 @@ def _fas(points: Floats) -> Floats:
     return np.minimum(shell, wheel)
 
 
+def _dehydrogenase(points: Floats) -> Floats:
+    # the core of pyruvate dehydrogenase is a hollow dodecahedron
+    return np.abs(np.sqrt((points**2).sum(0)) - 9.5) - 2.5
+
+
 def _ball(points: Floats) -> Floats:
     return np.sqrt((points**2).sum(0)) - 8.5
 
@@ -97,6 +102,8 @@ SHAPES = {
         Shape("disc", 13.0, 1.35, _disc),
         Shape("rod", 13.5, 1.7, _rod),
         Shape("tetrahedron", 13.0, 1.45, _tetrahedron),
+        Shape("mitoribosome", 14.6, 1.0, _ribosome),
+        Shape("dehydrogenase", 12.0, 1.5, _dehydrogenase),
     )
 }
 """Every particle by its name."""

@@ -1,0 +1,213 @@
+"""A tomogram and 3D models to score maps: exactly, or as the published program does."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from ..core.geometry import as_vec
+from ..engine import check_budget, fingerprint, map_chunks, request_key, task_budget_bytes
+from ..engine.budget import BASELINE_TORCH_BYTES
+from ..engine.ledger import JointLedger
+from ..engine.spectral import run_whole
+from ..io.fitted import FittedReader
+from ..io.split_write import SplitWriter
+from ..io.volumes import open_volume
+from .chosen_model import check_spacing, choose_model
+from .session import measure_statistics
+from .volume_output import volume_output
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ..config import SegmentSettings
+    from ..core.geometry import Grid, Vec
+    from ..core.volume import VolumeReader
+    from ..segmentation.deepict_compat import CompatSegmentOp
+    from ..segmentation.joint import JointSegmentOp
+    from .chosen_model import ChosenModel
+    from .session import Session
+
+__all__ = ["choose_grid", "segment_compat", "segment_together"]
+
+_LARGEST_WINDOW_BYTES = 2 << 30
+_WORKERS_TO_FEED = 4
+"""A small tomogram is cut into at least this many windows where that costs little."""
+COMPAT_CHUNK = 120
+"""Largest edge of a chunk of a published-style score map, which holds whole inner cubes."""
+
+
+def segment_together(
+    session: Session, source: Path, wanted: Mapping[Path, SegmentSettings]
+) -> None:
+    """Predict the score maps of several 3D networks, every window of the tomogram read once.
+
+    Parameters
+    ----------
+    session
+        Workers and wishes.
+    source
+        Tomogram.
+    wanted
+        For each score map to make its model and classes, without ``compat``.
+
+    Raises
+    ------
+    ModelFileError, VoxelValueError, BudgetError
+        As `segment_volume`.
+    """
+    source = source.absolute()  # workers may run in another folder
+    models = {target: choose_model(session, settings) for target, settings in wanted.items()}
+    with ExitStack() as stack:
+        outputs = {
+            target: stack.enter_context(
+                volume_output(session, target, _request(session, source, settings, models[target]))
+            )
+            for target, settings in wanted.items()
+        }
+        scratch = next(iter(outputs.values())).scratch
+        reader = _open_tomogram(session, source, scratch, list(models.values()))
+        op, grid = plan_segment(session, reader, list(models.values()))
+        sinks = [
+            output.sink(models[target].header(reader.header), session.chunks)
+            for target, output in outputs.items()
+        ]
+        sink = SplitWriter(tuple(sinks), op.channels)
+        ledger = JointLedger([stack.enter_context(o.ledger(grid)) for o in outputs.values()])
+        advance = stack.enter_context(
+            session.progress.stage("segment", grid.n_blocks, ledger.n_resumed)
+        )
+        map_chunks(session.workers, op, [reader], sink, grid, ledger=ledger, on_done=advance)
+
+
+def _request(
+    session: Session, source: Path, settings: SegmentSettings, model: ChosenModel,
+    region: Path | None = None,
+) -> str:  # fmt: skip
+    """Return the key of what is asked for."""
+    return request_key({
+        "job": "segment", "input": fingerprint(source), "model": model.sha256,
+        "class": model.chosen, "compat": settings.compat, "box_size": settings.box_size,
+        "overlap": settings.overlap, "region": region and fingerprint(region),
+        "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom,
+    })  # fmt: skip
+
+
+def _open_tomogram(
+    session: Session, source: Path, scratch: Path, models: list[ChosenModel], *,
+    spacing_required: bool = True,
+) -> VolumeReader:  # fmt: skip
+    """Open the tomogram and compare its voxel spacing with that of the models."""
+    reader = open_volume(
+        source,
+        voxel_spacing_angstrom=session.voxel_spacing_angstrom,
+        scratch=scratch,
+        spacing_required=spacing_required,
+    )
+    for model in models:
+        check_spacing(reader.header, model.voxel_spacing_angstrom, model.name)
+    return reader
+
+
+def segment_compat(
+    session: Session, source: Path, target: Path, settings: SegmentSettings, region: Path | None
+) -> None:
+    """Predict a score map with a 3D network as the published program does.
+
+    Parameters
+    ----------
+    session, source, target, settings, region
+        As of `deepict_dask.jobs.segment.segment_volume`.
+
+    Raises
+    ------
+    ShapeMismatchError
+        An axis is so short that the published program predicts nothing.
+    """
+    source = source.absolute()
+    region = region and region.absolute()
+    model = choose_model(session, settings)
+    key = _request(session, source, settings, model, region)
+    with volume_output(session, target, key) as output:
+        reader = _open_tomogram(session, source, output.scratch, [model], spacing_required=False)
+        mask: VolumeReader | None = None
+        if region is not None:
+            mask = open_volume(region, scratch=output.scratch, spacing_required=False)
+        op, grid, chunks = plan_compat(session, reader, mask, model, settings)
+        sources = [reader] if mask is None else [reader, FittedReader(mask, reader.header.shape)]
+        sink = output.sink(model.header(reader.header), chunks)
+        with (
+            output.ledger(grid) as ledger,
+            session.progress.stage("segment", grid.n_blocks, ledger.n_resumed) as advance,
+        ):
+            map_chunks(session.workers, op, sources, sink, grid, ledger=ledger, on_done=advance)
+
+
+def choose_grid(op: JointSegmentOp, shape: Vec, chunks: Vec, worker_bytes: int) -> Grid:
+    """Return the windows of a tomogram, the same for any number of workers.
+
+    Scores of two grids may differ in the last digit, so a grid that followed the number of workers
+    would too. Windows beyond 2 GiB save little, so most memory limits share a grid as well.
+
+    Raises
+    ------
+    BudgetError
+        Not even one chunk fits.
+    """
+    from ..segmentation.windows import choose_window
+
+    heavy = max(0, op.fixed_bytes - BASELINE_TORCH_BYTES)  # weights of a large model
+    budget = task_budget_bytes(worker_bytes - heavy, torch=True)
+    budget = min(budget, _LARGEST_WINDOW_BYTES)
+    return choose_window(shape, chunks, op, budget, n_workers=_WORKERS_TO_FEED)
+
+
+def plan_segment(
+    session: Session, reader: VolumeReader, models: list[ChosenModel]
+) -> tuple[JointSegmentOp, Grid]:
+    """Measure the tomogram; choose the op and its windows."""
+    from ..segmentation.joint import JointSegmentOp
+    from ..segmentation.windows import SegmentOp
+
+    mean, std = _measured(session, reader)
+    op = JointSegmentOp(
+        tuple(SegmentOp(model.path, mean, std, model.chosen, session.device) for model in models)
+    )
+    shape, each = reader.header.shape, session.workers.memory_bytes
+    return op, choose_grid(op, shape, session.chunks, each)
+
+
+def plan_compat(
+    session: Session,
+    reader: VolumeReader,
+    region: VolumeReader | None,
+    model: ChosenModel,
+    settings: SegmentSettings,
+) -> tuple[CompatSegmentOp, Grid, Vec]:
+    """Measure the tomogram as the published program does; choose op, blocks and chunks."""
+    from ..segmentation.deepict_compat import CompatSegmentOp, compat_grid
+    from ..segmentation.deepict_statistics import statistics_of
+
+    _measured(session, reader)
+    mean, std = run_whole(session.workers, "statistics", reader.path, statistics_of, reader)
+    shape = reader.header.shape
+    mask_shape = None if region is None else region.header.shape
+    op = CompatSegmentOp(
+        model.path, mean, std, shape, mask_shape, model.chosen,
+        settings.box_size, settings.overlap, device=session.device,
+    )  # fmt: skip
+    inner = op.tiling.inner
+    chunks = as_vec([inner * max(1, COMPAT_CHUNK // inner)] * 3)
+    grid = compat_grid(shape, chunks, op)
+    needed = op.bytes_needed(grid.window_shape)
+    check_budget("segment", needed, session.workers.memory_bytes, torch=True)
+    return op, grid, chunks
+
+
+def _measured(session: Session, reader: VolumeReader) -> tuple[float, float]:
+    """Return mean and standard deviation; refuse volumes that no network can be given."""
+    statistics = measure_statistics(session, reader, name="statistics")
+    statistics.require_finite(reader.path)
+    statistics.require_contrast(reader.path)
+    return statistics.mean, statistics.std

@@ -1,0 +1,55 @@
+"""Which request each finished output of a tomogram answers: what answers it is not made again."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["StageRecord"]
+
+
+class StageRecord:
+    """Which request each finished output of a tomogram answers.
+
+    Parameters
+    ----------
+    folder
+        The tomogram's folder of results.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> record = StageRecord(pathlib.Path(tempfile.mkdtemp()))
+    >>> record.answers("picks", "key"), record.note("picks", "key")
+    (False, None)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / "stages.json"
+
+    def _keys(self) -> dict[str, str]:
+        try:
+            keys: dict[str, str] = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return keys
+
+    def answers(self, output: str, key: str) -> bool:
+        """Say whether a finished output of this name answers the request."""
+        return self._keys().get(output) == key and (self._folder / output).exists()
+
+    def outputs(self) -> list[str]:
+        """Return the names of the finished outputs that are there."""
+        return [output for output in self._keys() if (self._folder / output).exists()]
+
+    def note(self, output: str, key: str) -> None:
+        """Note that an output is finished; written in one step."""
+        text = json.dumps({**self._keys(), output: key}, indent=2)
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(text + "\n")
+        os.replace(temporary, self._path)

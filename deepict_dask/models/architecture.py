@@ -1,0 +1,165 @@
+"""Which network do these tensors belong to? Answered from their names and shapes alone.
+
+The first convolution's kernel has 5 axes in a 3D U-Net and 4 in a 2D one; its channels, the number
+of levels and the last convolution give the rest. What a file states of itself must agree.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from ..core.errors import ModelFileError
+from .unet2d import UNet2D, UNet2DSettings
+from .unet3d import UNet3D, UNet3DSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "Network",
+    "NetworkKind",
+    "NetworkSettings",
+    "Shapes",
+    "built_network",
+    "inferred_settings",
+    "is_trainable",
+    "kind_of",
+]
+
+Shapes = dict[str, tuple[int, ...]]
+Network = UNet3D | UNet2D
+NetworkSettings = UNet3DSettings | UNet2DSettings
+NetworkKind = Literal["unet2d", "unet3d"]
+
+
+def kind_of(settings: NetworkSettings) -> NetworkKind:
+    """Return the word that files and messages use for a kind of network.
+
+    Examples
+    --------
+    >>> kind_of(UNet2DSettings())
+    'unet2d'
+    """
+    return "unet2d" if isinstance(settings, UNet2DSettings) else "unet3d"
+
+
+def inferred_settings(
+    shapes: Shapes, stated: Mapping[str, Any], kind: str | None = None
+) -> NetworkSettings:
+    """Infer the architecture from the shapes; check it against what the file states.
+
+    Parameters
+    ----------
+    shapes
+        Of every tensor, by name.
+    stated
+        Settings the file states, by the names of `UNet3DSettings` or `UNet2DSettings`; may be
+        empty or partial.
+    kind
+        The kind the file states, if it does.
+
+    Raises
+    ------
+    ModelFileError
+        The tensors are not those of a U-Net, or not of the one that the file states.
+
+    Examples
+    --------
+    >>> settings = UNet2DSettings(depth=2, initial_features=8, n_classes=3)
+    >>> inferred_settings(dict(UNet2D.state_shapes(settings)), {}) == settings
+    True
+    """
+    found, inferred = _inferred(shapes)
+    for name, value in {"kind": found, **inferred}.items():
+        says = kind if name == "kind" else stated.get(name)
+        if says is not None and says != value:
+            raise ModelFileError(
+                f"the file says {name} = {says}, but its tensors have {value}; "
+                "the file is inconsistent, so train or export the model again"
+            )
+    settings: NetworkSettings
+    if found == "unet2d":
+        settings = UNet2DSettings(**inferred)
+    else:
+        dropouts = {k: v for k, v in stated.items() if k.endswith("_dropout")}
+        settings = UNet3DSettings(**inferred, **dropouts)
+    _check_shapes(shapes, settings)
+    return settings
+
+
+def built_network(settings: NetworkSettings, weights: Mapping[str, torch.Tensor]) -> Network:
+    """Return the network in eval mode with these weights in float32, allocated once.
+
+    Examples
+    --------
+    >>> network = UNet2D(UNet2DSettings(depth=1, initial_features=2))
+    >>> built_network(network.settings, network.state_dict()).training
+    False
+    """
+    with torch.device("meta"):
+        network = _empty(settings)
+    state = {
+        name: torch.zeros(shape, dtype=torch.int64)
+        for name, shape in _counters(_state_shapes(settings)).items()
+    }
+    for name, tensor in weights.items():
+        state[name] = tensor if name in state else tensor.to(torch.float32)
+    network.load_state_dict(state, assign=True)
+    return network.eval()
+
+
+def is_trainable(name: str) -> bool:
+    """Say whether a tensor is a parameter rather than a running statistic."""
+    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+def _inferred(shapes: Shapes) -> tuple[NetworkKind, dict[str, Any]]:
+    """Read kind, depth, channels, classes and normalisation off the tensor names and shapes."""
+    first, last = shapes.get("encoder.0.0.weight", ()), shapes.get("out_conv.weight", ())
+    if len(first) not in {4, 5} or len(last) != len(first):
+        raise ModelFileError(
+            "expected the tensors of a 3D U-Net or a 2D U-Net (encoder.0.0.weight, "
+            f"out_conv.weight), found {', '.join(sorted(shapes)[:4]) or 'none'}"
+        )
+    levels = {name.split(".")[1] for name in shapes if name.startswith("encoder.")}
+    inferred = {"depth": len(levels), "initial_features": first[0], "n_classes": last[0]}
+    if len(first) == 4:
+        return "unet2d", inferred
+    return "unet3d", {**inferred, "batch_norm": "encoder.0.2.running_mean" in shapes}
+
+
+def _check_shapes(found: Shapes, settings: NetworkSettings) -> None:
+    """Refuse tensors that are missing, unknown or of another shape."""
+    expected = _state_shapes(settings)
+    problems = [
+        f"{name} is missing" for name in expected if name not in found | _counters(expected)
+    ]
+    problems += [f"{name} is not known" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {found[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if problems:
+        which = "2D" if kind_of(settings) == "unet2d" else "3D"
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ModelFileError(f"not the tensors of a {which} U-Net: {'; '.join(problems[:3])}{more}")
+
+
+def _state_shapes(settings: NetworkSettings) -> Shapes:
+    """Return the name and shape of every tensor, without allocating them."""
+    if isinstance(settings, UNet2DSettings):
+        return dict(UNet2D.state_shapes(settings))
+    return dict(UNet3D.state_shapes(settings))
+
+
+def _empty(settings: NetworkSettings) -> Network:
+    """Return a network with some weights."""
+    return UNet2D(settings) if isinstance(settings, UNet2DSettings) else UNet3D(settings)
+
+
+def _counters(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """Return the batch counters, which old checkpoints lack and prediction does not use."""
+    return {name: s for name, s in shapes.items() if name.endswith("num_batches_tracked")}

@@ -1,0 +1,544 @@
+"""What is wrong in DeePiCt is right here: one test for each of its known defects.
+
+Each docstring says what the published program does (commit 4a966293, and its issue tracker); the
+test shows that ours does not, by default. With ``--compat deepict`` some are reproduced on purpose;
+other files test that.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from contextlib import contextmanager
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import typer
+from scipy.ndimage import distance_transform_cdt
+from skimage.measure import label as skimage_label
+from typer.testing import CliRunner
+
+from deepict_dask.cli import particles as particle_commands
+from deepict_dask.config import PickSettings, RunConfig, SegmentSettings
+from deepict_dask.core.errors import ShapeMismatchError
+from deepict_dask.core.geometry import Box
+from deepict_dask.evaluate.picks import score_picks
+from deepict_dask.evaluate.plot import draw_curves
+from deepict_dask.evaluate.report import EvaluatedTomogram, Evaluation
+from deepict_dask.io.picks import read_picks
+from deepict_dask.io.volumes import open_volume
+from deepict_dask.jobs.equalize import measure_spectrum
+from deepict_dask.jobs.merge_picks import merge_lists
+from deepict_dask.jobs.pick import pick_particles
+from deepict_dask.jobs.segment import segment_volume
+from deepict_dask.jobs.segment_slices import segment_slices_volume
+from deepict_dask.jobs.session import Session
+from deepict_dask.models.checkpoint import load_checkpoint, model_info, save_model
+from deepict_dask.models.unet2d import UNet2D, UNet2DSettings
+from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
+from deepict_dask.particles.merge import MergeSettings
+from deepict_dask.pipeline import run_pipeline
+from deepict_dask.segmentation.windows import normalise
+from deepict_dask.training import TrainSettings, standardized, train_unet3d
+
+NEVER_PREDICTED = 1 / (1 + np.exp(np.float32(10)))
+MODES = ["intersection", "contact", "colocalization"]
+SPACING = 13.48
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in a worker."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def write(path, volume, spacing=SPACING):
+    mrcfile.write(path, volume, voxel_size=spacing, overwrite=True)
+    return path
+
+
+def read(path):
+    reader = open_volume(path)
+    return reader.read(Box.whole(reader.header.shape))
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).normal(100, 7, shape).astype("float32")
+
+
+def sharp(network, seed=0):
+    """Give a network weights whose scores depend visibly on every voxel."""
+    torch.manual_seed(seed)
+    for weights in network.parameters():
+        torch.nn.init.normal_(weights, std=0.3)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def net3d():
+    return sharp(UNet3D(UNet3DSettings(depth=1, initial_features=2)))
+
+
+@pytest.fixture(scope="module")
+def net2d():
+    return sharp(UNet2D(UNet2DSettings(depth=2, initial_features=2)))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, net3d, net2d):
+    folder = tmp_path_factory.mktemp("models")
+    for name, network in {"net3d": net3d, "net2d": net2d}.items():
+        path = folder / f"{name}.safetensors"
+        save_model(path, network, class_names=["blob"], voxel_spacing_angstrom=None)
+    return folder
+
+
+def padded(volume, align, axes):
+    """The far ends mirrored up to whole pooling cells."""
+    widths = [(0, -n % align if a in axes else 0) for a, n in enumerate(volume.shape)]
+    mean, std = np.float32(volume.mean(dtype=float)), np.float32(volume.std(dtype=float))
+    return np.pad((volume - mean) / std, widths, mode="reflect")
+
+
+def scores_3d(network, volume):
+    """The plain network, once over the whole volume."""
+    whole = padded(volume, network.settings.align, (0, 1, 2))
+    with torch.inference_mode():
+        scores = network(torch.from_numpy(whole)[None, None])[0, 0].sigmoid().numpy()
+    return scores[tuple(slice(n) for n in volume.shape)]
+
+
+def scores_2d(network, volume):
+    """The plain network, once over every whole slice."""
+    whole = padded(volume, network.settings.align, (1, 2))
+    with torch.inference_mode():
+        scores = network(torch.from_numpy(whole)[:, None])[:, 0].sigmoid().numpy()
+    return scores[tuple(slice(n) for n in volume.shape)]
+
+
+def segment_3d(workers, folder, volume, model, name="scores.zarr"):
+    source = write(folder / "tomo.mrc", volume)
+    session = Session(workers, chunks=(48, 64, 64))
+    segment_volume(session, source, folder / name, SegmentSettings(model=str(model)))
+    return read(folder / name)
+
+
+# -- 3D prediction -------------------------------------------------------------------------------
+
+
+def test_the_far_border_of_every_axis_is_predicted(two_workers, tmp_path, models, net3d):
+    """[BUG] ``padding = dim % inner``: of 95x150x138 voxels z 80-94 and x 120-137 are never seen.
+
+    Sizes whose remainder by 40 is below 20 lose it: 256 loses 16 voxels of each axis, 928 loses 8.
+    """
+    volume = noise((95, 150, 138))
+    scores = segment_3d(two_workers, tmp_path, volume, models / "net3d.safetensors")
+    assert scores.shape == volume.shape
+    assert not np.isclose(scores, NEVER_PREDICTED, rtol=1e-3).any()
+    np.testing.assert_allclose(scores, scores_3d(net3d, volume), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(10, 16, 12), (19, 64, 64), (1, 7, 5)])
+def test_a_volume_smaller_than_half_a_patch_is_predicted(
+    two_workers, tmp_path, models, net3d, shape
+):
+    """[BUG] An axis below half an inner cube (20 voxels) has no patches: KeyError in segment.py."""
+    scores = segment_3d(two_workers, tmp_path, noise(shape), models / "net3d.safetensors")
+    assert not np.isclose(scores, NEVER_PREDICTED, rtol=1e-3).any()
+    if min(shape) > 1:  # one slice cannot be mirrored; it is repeated
+        np.testing.assert_allclose(scores, scores_3d(net3d, noise(shape)), atol=1e-5)
+
+
+class InterruptedRunError(Exception):
+    """Stands for a kill."""
+
+
+class StopsAfterOneBlock:
+    """A progress display that ends the run after the first block."""
+
+    @contextmanager
+    def stage(self, *_args):
+        def advance(_n):
+            raise InterruptedRunError
+
+        yield advance
+
+
+def test_an_input_that_changed_at_its_path_is_noticed_by_unfinished_work(
+    two_workers, tmp_path, models, net3d
+):
+    """partition.h5 of an earlier tomogram is reused if it exists ("Exiting, path exists", #13)."""
+    settings = SegmentSettings(model=str(models / "net3d.safetensors"))
+    source = write(tmp_path / "tomo.mrc", noise((40, 40, 40), seed=1))
+    stopped = Session(two_workers, StopsAfterOneBlock(), chunks=(16, 16, 16))
+    with pytest.raises(InterruptedRunError):
+        segment_volume(stopped, source, tmp_path / "s.zarr", settings)
+    assert not (tmp_path / "s.zarr").exists()  # nothing half done has the name of a result
+    write(source, noise((40, 40, 40), seed=2))
+    segment_volume(Session(two_workers, chunks=(16, 16, 16)), source, tmp_path / "s.zarr", settings)
+    expected = scores_3d(net3d, noise((40, 40, 40), seed=2))
+    np.testing.assert_allclose(read(tmp_path / "s.zarr"), expected, atol=1e-5)
+
+
+def test_an_input_that_changed_at_its_path_is_noticed_by_a_finished_run(
+    two_workers, tmp_path, models, net3d
+):
+    """A changed tomogram is not predicted again while its partition and done-file exist."""
+    model = models / "net3d.safetensors"
+    source = write(tmp_path / "tomo.mrc", noise((24, 24, 24), seed=1))
+    config = RunConfig(
+        tomograms=source, output=tmp_path / "out", segment=[SegmentSettings(model=str(model))]
+    )
+    run_pipeline(Session(two_workers), config)
+    write(source, noise((24, 24, 24), seed=2))
+    run_pipeline(Session(two_workers, overwrite=True), config)
+    (scores,) = (tmp_path / "out").rglob("scores_net3d.zarr")
+    expected = scores_3d(net3d, noise((24, 24, 24), seed=2))
+    np.testing.assert_allclose(read(scores), expected, atol=1e-5)
+
+
+def test_outputs_say_how_large_their_voxels_are(two_workers, tmp_path, models):
+    """Probability maps and masks have a voxel size of 0; the one of the input is never read."""
+    segment_3d(two_workers, tmp_path, noise((24, 24, 24)), models / "net3d.safetensors", "s.mrc")
+    assert float(mrcfile.open(tmp_path / "s.mrc").voxel_size.x) == pytest.approx(SPACING)
+
+
+# -- model files ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_checkpoint(tmp_path, net3d, monkeypatch):
+    """A checkpoint as several GPUs wrote it, its descriptor without the fields of later years."""
+    kind = type("ModelDescriptor", (), {"__module__": "constants.statistics"})
+    module = types.ModuleType("constants.statistics")
+    module.ModelDescriptor = kind
+    descriptor = kind()
+    descriptor.__dict__.update(depth=1, initial_features=2, output_classes=1, batch_norm=True)
+    state = {f"module.{name}": tensor for name, tensor in net3d.state_dict().items()}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "constants", types.ModuleType("constants"))
+        patch.setitem(sys.modules, "constants.statistics", module)
+        content = {"model_descriptor": descriptor, "epoch": 3, "model_state_dict": state}
+        torch.save({**content, "optimizer_state_dict": {}, "loss": 0.5}, tmp_path / "old.pth")
+    return tmp_path / "old.pth"
+
+
+def test_a_checkpoint_whose_descriptor_lacks_newer_fields_is_read_and_shown(old_checkpoint, net3d):
+    """Issue #9: printing the descriptor of a published model raises AttributeError."""
+    info = model_info(old_checkpoint)
+    assert (info.class_names, "depth" in repr(info)) == (("class_0",), True)
+    loaded = load_checkpoint(old_checkpoint).network.state_dict()
+    assert all(torch.equal(loaded[name], t) for name, t in net3d.state_dict().items())
+
+
+def test_a_checkpoint_is_used_with_this_torch_and_is_not_rewritten(
+    two_workers, tmp_path, old_checkpoint, net3d
+):
+    """Issues #10, #24: torch.load of 2.6 and later refuses the file, and the loader needs a module.
+
+    Without a descriptor segment.py rewrites the model file in place.
+    """
+    assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+    assert "constants" not in sys.modules
+    before = old_checkpoint.read_bytes()
+    bare = tmp_path / "bare.pth"
+    torch.save({"model_state_dict": net3d.state_dict()}, bare)
+    bare_before = bare.read_bytes()
+    for number, path in enumerate((old_checkpoint, bare)):
+        scores = segment_3d(two_workers, tmp_path, noise((20, 20, 20)), path, f"{number}.zarr")
+        np.testing.assert_allclose(scores, scores_3d(net3d, noise((20, 20, 20))), atol=1e-5)
+    assert (old_checkpoint.read_bytes(), bare.read_bytes()) == (before, bare_before)
+
+
+def test_labelling_and_spectra_run_with_this_numpy(one_worker, tmp_path):
+    """Issue #24: np.int, np.bool and skimage's label(input=) are gone; warnings are errors here."""
+    assert not hasattr(np, "int")
+    source = write(tmp_path / "tomo.mrc", noise((24, 24, 24)))
+    measure_spectrum(Session(one_worker), source, tmp_path / "s.tsv", compat=True)
+    assert len(pd.read_csv(tmp_path / "s.tsv", sep="\t")) == 12
+    report = pick_particles(
+        Session(one_worker), source, tmp_path / "p", PickSettings(threshold=110, connectivity=6)
+    )
+    assert report.n_picks == skimage_label(noise((24, 24, 24)) > 110, connectivity=1).max() > 0
+
+
+# -- post-processing -----------------------------------------------------------------------------
+
+
+def three_bars():
+    """Bars of 12, 12 and 6 voxels."""
+    score = np.zeros((12, 24, 24), "float32")
+    score[2, 2, 2:14] = score[8, 2, 2:14] = score[5, 15, 10:16] = 0.9
+    return score
+
+
+def pick(workers, folder, region=None, score=None, **wishes):
+    source = write(folder / "scores.mrc", three_bars() if score is None else score)
+    regions = {}
+    if region is not None:
+        regions["r"] = write(folder / "region.mrc", region)
+        wishes["region"] = "r"
+    session = Session(workers, chunks=(8, 8, 8), overwrite=True)
+    report = pick_particles(session, source, folder / "p", PickSettings(**wishes), regions=regions)
+    mask = read(folder / "p/segmentation.zarr")
+    assert report.n_picks == len(read_picks(folder / "p/picks.csv"))
+    assert report.n_picks == len(read_picks(folder / "p/motl.csv"))
+    return report.n_picks, mask
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_empty_region_mask_keeps_nothing_in_every_mode(two_workers, tmp_path, mode):
+    """[BUG] Colocalization keeps all clusters, intersection ends with NameError; contact is right.
+
+    (distance_transform_cdt of a volume without zeros is -1, which is below any distance.)
+    """
+    assert distance_transform_cdt(np.ones((3, 3))).max() == -1
+    n, mask = pick(two_workers, tmp_path, np.zeros((12, 24, 24), "int8"), contact_mode=mode)
+    assert (n, mask.any()) == (0, False)
+
+
+def test_an_intersection_that_leaves_nothing_is_an_empty_result(two_workers, tmp_path):
+    """[BUG] NameError: clusters_labeled_by_size, where mask and segmentation do not meet."""
+    region = np.zeros((12, 24, 24), "int8")
+    region[0] = 1
+    n, mask = pick(two_workers, tmp_path, region, contact_mode="intersection")
+    assert (n, mask.any()) == (0, False)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_cluster_within_the_size_limits_is_an_empty_result(two_workers, tmp_path, mode):
+    """[BUG] Colocalization ends with IndexError if the size limits leave no cluster."""
+    region = np.ones((12, 24, 24), "int8")
+    n, mask = pick(two_workers, tmp_path, region, contact_mode=mode, min_size=13)
+    assert (n, mask.any()) == (0, False)
+
+
+def test_scores_below_the_threshold_everywhere_are_an_empty_result(two_workers, tmp_path):
+    """A map below the threshold writes a motl of 0 bytes, on which the evaluation then ends."""
+    n, mask = pick(two_workers, tmp_path, threshold=0.95)
+    assert (n, mask.any()) == (0, False)
+
+
+@pytest.mark.parametrize("inside", [7, 0.25, "two values", 255])
+@pytest.mark.parametrize("mode", MODES)
+def test_any_value_above_zero_is_inside_a_region(two_workers, tmp_path, mode, inside):
+    """[BUG] Mask values multiply labels: 2 is another cluster, 0.25 is 0, contact finds others."""
+    region = np.zeros((12, 24, 24), "float32")
+    region[:4, :, :20] = 1
+    expected = pick(two_workers, tmp_path, region, contact_mode=mode, contact_distance=1)
+    assert expected[0] == 1
+    if inside == "two values":  # the border between them cuts a bar
+        region[:, :, 8:] *= 2
+    else:
+        region *= inside
+    region = region.astype("uint8") if inside == 255 else region
+    found = pick(two_workers, tmp_path, region, contact_mode=mode, contact_distance=1)
+    assert found[0] == expected[0]
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_a_region_mask_of_another_shape_is_refused_not_cut(two_workers, tmp_path):
+    """Mask and map are cut to the smaller shape without a word, and so is the output."""
+    with pytest.raises(ShapeMismatchError, match="same binning"):
+        pick(two_workers, tmp_path, np.ones((12, 24, 20), "int8"))
+
+
+# -- 2D prediction -------------------------------------------------------------------------------
+
+
+def segment_2d(workers, folder, volume, models):
+    source = write(folder / "tomo.mrc", volume)
+    settings = SegmentSettings(model=str(models / "net2d.safetensors"))
+    segment_slices_volume(Session(workers), source, folder / "s.zarr", settings)
+    return read(folder / "s.zarr")
+
+
+@pytest.mark.parametrize("n_slices", [7, 1, 201])
+def test_odd_numbers_of_slices_are_all_predicted(two_workers, tmp_path, models, net2d, n_slices):
+    """[BUG] An odd number of slices loses one, in the output too; beyond 200 only 200 are seen."""
+    volume = noise((n_slices, 20, 24))
+    scores = segment_2d(two_workers, tmp_path, volume, models)
+    assert scores.shape == volume.shape
+    np.testing.assert_allclose(scores, scores_2d(net2d, volume), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 1100, 40), (2, 40, 1100)])
+def test_slices_above_960_voxels_have_no_stripes(two_workers, tmp_path, models, net2d, shape):
+    """[BUG] Five tiles a row cover 960 voxels; what lies between them is 0/0 = NaN."""
+    volume = noise(shape)
+    scores = segment_2d(two_workers, tmp_path, volume, models)
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(scores, scores_2d(net2d, volume), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 24), (2, 31, 190), (2, 5, 3)])
+def test_slices_smaller_than_a_tile_are_predicted(two_workers, tmp_path, models, net2d, shape):
+    """[BUG] Slices below 288 - 2 * 48 voxels are stacked wrongly or end with an error of vstack."""
+    scores = segment_2d(two_workers, tmp_path, noise(shape), models)
+    assert scores.shape == shape
+    np.testing.assert_allclose(scores, scores_2d(net2d, noise(shape)), atol=1e-5)
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Every patch that a network is given."""
+    patches = []
+    forward = UNet3D.forward
+
+    def remember(network, x):
+        patches.extend(one[0].numpy().copy() for one in x.detach())
+        return forward(network, x)
+
+    monkeypatch.setattr(UNet3D, "forward", remember)
+    return patches
+
+
+def train(volume, **wishes):
+    network = UNet3DSettings(depth=1, initial_features=2)
+    settings = TrainSettings(network, steps=24, patch_shape=(8, 8, 8), norm_batches=0, **wishes)
+    train_unet3d([volume], [(volume > 100).astype("uint8")[None]], settings)
+
+
+def test_patches_are_normalised_however_few_there_are(seen):
+    """[BUG] A set of so few patches that all serve for training is trained on as it is in the file.
+
+    And a normalised one with other statistics than prediction uses.
+    """
+    volume = noise((8, 8, 8))  # one patch, mean 100, deviation 7
+    train(volume)
+    for patch in seen:
+        assert abs(patch.mean()) < 1e-5
+        assert abs(patch.std() - 1) < 1e-5
+    at_prediction = normalise(volume, volume.mean(dtype=float), volume.std(dtype=float))
+    np.testing.assert_allclose(standardized(volume), at_prediction, atol=1e-6)
+
+
+def test_augmentation_reaches_the_network(seen):
+    """[BUG] Augmented data are computed and thrown away: the data loader gets the plain ones."""
+    volume = noise((8, 8, 8))
+    train(volume, flips=False)
+    assert len({patch.tobytes() for patch in seen}) == 1
+    seen.clear()
+    train(volume, flips=True)
+    plain = standardized(volume)
+    flips = [np.flip(plain, [a for a in range(3) if n >> a & 1]) for n in range(8)]
+    images = {np.ascontiguousarray(flip).tobytes() for flip in flips}
+    found = {np.ascontiguousarray(patch).tobytes() for patch in seen}
+    assert found <= images
+    assert len(found) > 4  # 48 draws of 8
+
+
+# -- evaluation ----------------------------------------------------------------------------------
+
+
+def evaluated(folder, predicted, true):
+    (folder / "pred.csv").write_text(predicted)
+    (folder / "true.csv").write_text(true)
+    found, truth = read_picks(folder / "pred.csv"), read_picks(folder / "true.csv")
+    zyx = ["z", "y", "x"]
+    score = score_picks(found[zyx], truth[zyx], 3, scores=found["score"].to_numpy())
+    evaluation = Evaluation((EvaluatedTomogram("TS_1", score),))
+    assert draw_curves(evaluation, ".png").startswith(b"\x89PNG")
+    return score
+
+
+def test_an_evaluation_without_false_positives_is_perfect(tmp_path):
+    """[crash] ValueError in generate_performance_plots where every pick is right."""
+    score = evaluated(tmp_path, "0.9,5,5,5\n0.8,9,9,9\n", "5,5,5\n9,9,9\n")
+    assert (score.false_positives, score.precision, score.recall, score.auprc) == (0, 1, 1, 1)
+
+
+def test_an_evaluation_of_an_empty_list_is_zero(tmp_path):
+    """[crash] An empty motl ends the evaluation (len of a number)."""
+    score = evaluated(tmp_path, "", "5,5,5\n9,9,9\n")
+    assert (score.n_found, score.false_negatives) == (0, 2)
+    assert (score.precision, score.recall, score.f1, score.auprc) == (0, 0, 0, 0)
+
+
+def test_an_evaluation_against_an_empty_list_is_zero(tmp_path):
+    score = evaluated(tmp_path, "0.9,5,5,5\n", "")
+    assert (score.false_positives, score.precision, score.recall) == (1, 0, 0)
+
+
+def test_lists_of_four_columns_are_evaluated(tmp_path):
+    """[crash] KeyError: the merge script reads score,x,y,z, the evaluation does not."""
+    score = evaluated(tmp_path, "0.1,9,9,9\n0.9,5,5,5\n", "5,5,5\n")
+    assert (score.true_positives, score.best_score) == (1, 0.9)
+
+
+def test_picks_are_ranked_by_score_not_by_their_place_in_the_file(tmp_path):
+    """Precision and recall follow the file's raster order, so the curve means nothing."""
+    better = evaluated(tmp_path, "0.9,5,5,5\n0.1,50,50,50\n", "5,5,5\n")
+    same = evaluated(tmp_path, "0.1,50,50,50\n0.9,5,5,5\n", "5,5,5\n")
+    assert better.auprc == same.auprc == 1
+
+
+def test_a_second_pick_on_a_taken_particle_is_a_false_positive(tmp_path):
+    """Such picks count neither for nor against, so that precision looks better than it is."""
+    score = evaluated(tmp_path, "0.9,5,5,5\n0.8,5,5,6\n", "5,5,5\n")
+    assert (score.true_positives, score.false_positives, score.precision) == (1, 1, 0.5)
+
+
+# -- additional scripts --------------------------------------------------------------------------
+
+
+def test_duplicates_of_the_first_pick_are_merged_as_all_others(tmp_path):
+    """[BUG] The first kept point is compared unscaled, so duplicates of it survive."""
+    (tmp_path / "a.csv").write_text("50,60,70\n20,20,20\n50,60,70\n")
+    (tmp_path / "b.csv").write_text("50,60,70\n20,20,20\n51,60,70\n")
+    lists = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    merge_lists(lists, tmp_path / "m.csv", MergeSettings(axes=(15, 9, 9)))
+    merged = read_picks(tmp_path / "m.csv")[["x", "y", "z"]].to_numpy().tolist()
+    assert sorted(merged) == [[20, 20, 20], [50, 60, 70]]
+
+
+def test_no_pick_is_lost_near_the_unscaled_place_of_the_first(tmp_path):
+    """[BUG] The other half of it: what lies at axes times the first position is dropped."""
+    (tmp_path / "a.csv").write_text("5,5,5\n45,45,75\n")  # (5, 5, 5) times (9, 9, 15)
+    settings = {"axes": (15, 9, 9)}
+    merge_lists([tmp_path / "a.csv"], tmp_path / "m.csv", MergeSettings(**settings))
+    assert len(read_picks(tmp_path / "m.csv")) == 2
+    published = MergeSettings(**settings, compat="deepict")
+    merge_lists([tmp_path / "a.csv"], tmp_path / "n.csv", published)
+    assert len(read_picks(tmp_path / "n.csv")) == 1
+
+
+def painted(folder, *options):
+    (folder / "p.csv").write_text("score,x,y,z\n959,4,3,2\n")
+    app = typer.Typer()
+    particle_commands.register(app)
+    names = [str(folder / "p.csv"), str(folder / "m.zarr"), "--radius", "1", "--overwrite"]
+    more = ["--workers", "1", "--no-progress", "--voxel-spacing-angstrom", "10"]
+    result = CliRunner().invoke(app, ["to-mask", *names, *more, *options])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return read(folder / "m.zarr")
+
+
+def test_the_shape_of_a_mask_is_the_one_that_its_help_names(tmp_path):
+    """[BUG] -shape is documented as x y z and used as z y x: 900 900 500 gives 900 slices."""
+    mask = painted(tmp_path, "--shape", "5,6,7")
+    assert mask.shape == (5, 6, 7)
+    assert np.argwhere(mask).mean(axis=0).tolist() == [2, 3, 4]
+    help_text = CliRunner().invoke(_single(particle_commands.to_mask), ["--help"]).output
+    assert "Z,Y,X" in help_text
+
+
+def test_the_value_of_a_mask_is_the_one_that_was_given(tmp_path):
+    """[BUG] -value arrives as a text, so that the score is painted instead."""
+    mask = painted(tmp_path, "--shape", "5,6,7", "--value", "3")
+    assert np.unique(mask).tolist() == [0, 3]
+
+
+def _single(command):
+    app = typer.Typer()
+    app.command()(command)
+    return app

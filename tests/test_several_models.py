@@ -1,0 +1,133 @@
+"""Several models in one run: each window read once, scores as of each model alone."""
+
+from __future__ import annotations
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+
+from deepict_dask.config import RunConfig, SegmentSettings
+from deepict_dask.core.errors import ConfigError
+from deepict_dask.engine import arrays
+from deepict_dask.io.volumes import open_volume
+from deepict_dask.jobs import segment_windows
+from deepict_dask.jobs.segment import segment_volume
+from deepict_dask.jobs.segment_windows import segment_together
+from deepict_dask.jobs.session import Session
+from deepict_dask.models.checkpoint import save_model
+from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
+from deepict_dask.pipeline import run_pipeline
+
+SHAPE = (32, 40, 200)
+
+
+def make_model(path, *, depth, n_classes, names, seed):
+    torch.manual_seed(seed)
+    network = UNet3D(UNet3DSettings(depth=depth, initial_features=2, n_classes=n_classes)).eval()
+    save_model(path, network, class_names=names, voxel_spacing_angstrom=10.0)
+    return str(path)
+
+
+def read_all(path, **options):
+    reader = open_volume(path, **options)
+    from deepict_dask.core.geometry import Box
+
+    return reader.read(Box.whole(reader.header.shape))
+
+
+@pytest.fixture
+def tomogram(tmp_path):
+    path = tmp_path / "t.mrc"
+    with mrcfile.new(path) as mrc:
+        mrc.set_data(np.random.default_rng(0).normal(size=SHAPE).astype("float32"))
+        mrc.voxel_size = 10.0
+    return path
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Networks of different depth, one with two classes."""
+    return (
+        make_model(tmp_path / "one.safetensors", depth=1, n_classes=1, names=["a"], seed=1),
+        make_model(tmp_path / "two.safetensors", depth=2, n_classes=2, names=["b", "c"], seed=2),
+    )
+
+
+def test_models_that_run_together_give_the_scores_of_each_alone(
+    two_workers, tomogram, models, tmp_path
+):
+    session = Session(two_workers, chunks=(16, 24, 24))
+    together = {tmp_path / f"{i}.zarr": SegmentSettings(model=m) for i, m in enumerate(models)}
+    segment_together(session, tomogram, together)
+    for i, settings in enumerate(together.values()):
+        segment_volume(session, tomogram, tmp_path / f"alone{i}.zarr", settings)
+    for name in ("b", "c"):
+        ours = read_all(tmp_path / "1.zarr", class_name=name)
+        alone = read_all(tmp_path / "alone1.zarr", class_name=name)
+        np.testing.assert_allclose(ours, alone, atol=1e-5)
+    np.testing.assert_allclose(
+        read_all(tmp_path / "0.zarr"), read_all(tmp_path / "alone0.zarr"), atol=1e-5
+    )
+    assert open_volume(tmp_path / "1.zarr", class_name="b").header.voxel_spacing_angstrom == 10.0
+
+
+def test_two_models_read_each_window_of_the_tomogram_once(
+    one_worker, tomogram, models, tmp_path, monkeypatch
+):
+    seen = []
+    original = arrays.read_windows
+
+    def counted(sources, block):
+        seen.append(block.number)
+        return original(sources, block)
+
+    monkeypatch.setattr(arrays, "read_windows", counted)
+    monkeypatch.setattr(
+        segment_windows, "_LARGEST_WINDOW_BYTES", 28 << 20
+    )  # less than the whole needs
+    session = Session(one_worker, chunks=(16, 24, 24))
+    wanted = {tmp_path / f"{i}.zarr": SegmentSettings(model=m) for i, m in enumerate(models)}
+    segment_together(session, tomogram, wanted)
+    assert len(seen) == len(set(seen)) > 1
+
+
+def test_a_run_with_two_models_picks_every_class_and_goes_on_with_what_is_missing(
+    two_workers, tomogram, models, tmp_path
+):
+    config = RunConfig(
+        tomograms=tomogram,
+        output=tmp_path / "out",
+        chunks=(16, 24, 24),
+        segment=tuple(SegmentSettings(model=m) for m in models),
+        pick=tuple({"class": name, "threshold": 0.5} for name in "abc"),
+    )
+    lines: list[str] = []
+    run_pipeline(Session(two_workers), config, say=lines.append)
+    folder = tmp_path / "out" / "t"
+    assert {path.name for path in folder.iterdir()} >= {
+        "scores_one.zarr", "scores_two.zarr", "picks_a", "picks_b", "picks_c",
+    }  # fmt: skip
+    before = read_all(folder / "scores_two.zarr", class_name="c")
+    make_model(tmp_path / "one.safetensors", depth=1, n_classes=1, names=["a"], seed=9)
+    lines.clear()
+    run_pipeline(Session(two_workers), config, say=lines.append)
+    assert "t: scores_two.zarr is up to date" in lines
+    assert "t: wrote scores_one.zarr" in lines
+    assert "t: picks_c is up to date" in lines
+    assert np.array_equal(read_all(folder / "scores_two.zarr", class_name="c"), before)
+
+
+def test_two_pick_sections_of_one_class_need_names(two_workers, tomogram, models, tmp_path):
+    def config(*names):
+        return RunConfig(
+            tomograms=tomogram,
+            output=tmp_path / "out",
+            segment=(SegmentSettings(model=models[0]),),
+            pick=tuple({"class": "a", "name": name} for name in names),
+        )
+
+    with pytest.raises(ConfigError, match="expected different names"):
+        run_pipeline(Session(two_workers), config(None, None))
+    run_pipeline(Session(two_workers), config(None, "strict"))
+    assert (tmp_path / "out" / "t" / "picks_strict").is_dir()
