@@ -289,6 +289,15 @@ def test_a_map_of_another_request_is_not_used_silently(session, small, caplog):
     assert "used as it is, since prediction.active is False" in caplog.text
 
 
+@pytest.mark.usefixtures("small")
+def test_a_map_of_one_of_several_classes_is_known_again(session, golden, caplog):
+    two = yaml.safe_load((golden / "deepict/configs/rand_2lab.yaml").read_text())
+    values = changed(two, tomos_sets__prediction_list=["a"], **{f"{POST}__active": True})
+    run(session, values)
+    run(session, changed(values, prediction__active=False))
+    assert "used as it is" not in caplog.text
+
+
 def test_a_result_that_was_changed_since_is_made_again(session, golden, unpacked, blob):
     values = case_config(golden, blob, CASES[0])
     results = give_map(unpacked, "golden")
@@ -396,6 +405,15 @@ BAD_CONFIGS = [
         r"calculate_motl is False",
     ),
 ]
+
+
+def test_a_misspelt_section_is_named_and_not_all_of_its_keys(blob):
+    values = {("predction" if k == "prediction" else k): v for k, v in blob.items()}
+    values[POST]["active"] = True
+    with pytest.raises(
+        ConfigError, match=r"predction: unknown section; did you mean prediction\?$"
+    ):
+        read_project(write(values))
 
 
 @pytest.mark.parametrize(("updates", "message"), BAD_CONFIGS)

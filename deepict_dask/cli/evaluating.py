@@ -201,14 +201,15 @@ def _show(evaluation: Evaluation, as_json: bool, outputs: dict[str, Path], what:
     """Print the figures, write what else was asked for, and fail where a tomogram failed."""
     from ..evaluate import report
     from ..evaluate.plot import draw_curves
+    from ..io.replace import replace_file
 
     if "--csv" in outputs:
-        report.replace_file(outputs["--csv"], report.as_csv(evaluation).encode())
+        replace_file(outputs["--csv"], report.as_csv(evaluation))
     if "--curve" in outputs:
-        report.replace_file(outputs["--curve"], report.as_curve_csv(evaluation).encode())
+        replace_file(outputs["--curve"], report.as_curve_csv(evaluation))
     if "--plot" in outputs and evaluation.scores:
         path = outputs["--plot"]
-        report.replace_file(path, draw_curves(evaluation, path.suffix, title=Path(what).name))
+        replace_file(path, draw_curves(evaluation, path.suffix, title=Path(what).name))
     say(report.as_json(evaluation) if as_json else report.as_text(evaluation))
     if evaluation.failed:
         names = ", ".join(one.name for one in evaluation.failed)

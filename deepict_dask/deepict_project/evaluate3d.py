@@ -147,7 +147,7 @@ def _dice(maker: Maker, project: Project3D, tomogram: Tomogram3D, mask: Path) ->
     assert tomogram.true_mask is not None  # checked with the table
     key, multiplies = _INTERSECTION
     region = tomogram.region if project[key] == multiplies else None
-    settings = SegmentationEvaluation(compat="deepict", sample=1)  # of a curve that nobody sees
+    settings = SegmentationEvaluation(compat="deepict", sample=0)
     score = evaluate_segmentation(
         maker.session, mask, tomogram.true_mask, settings, region_mask=region
     )

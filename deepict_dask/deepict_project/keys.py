@@ -84,7 +84,7 @@ def read_values(values: Mapping[str, Any], schema: Schema, findings: Findings) -
                 read[name] = key.parse(key.default)
                 if key.default is not None and not name.endswith(".active"):
                     assumed.append(f"{name} {key.default}")
-            elif name not in blamed:
+            elif not any(name == key or name.startswith(f"{key}.") for key in blamed):
                 findings.error(f"{name}: is required, found nothing")
     if assumed:
         findings.note(f"not given, so DeePiCt's default is taken: {', '.join(assumed)}")
@@ -123,6 +123,10 @@ def _judge_unknown(
     last = name.rsplit(".", 1)[-1]
     if last in schema.renamed:
         return _judge_old(name, schema.renamed[last], given, schema, findings)
+    section = _nearest(name, _missing_sections(given, schema))
+    if section is not None:
+        findings.error(f"{name}: unknown section; did you mean {section}?")
+        return section
     near = _nearest(name, [known for known in schema.keys if known not in given])
     if near is not None and schema.keys[near].use == "used":
         findings.error(f"{name}: unknown key; did you mean {near}?")
@@ -131,6 +135,25 @@ def _judge_unknown(
     hint = f" (did you mean {near}?)" if near else ""
     findings.warn(f"{name}: unknown key, ignored as DeePiCt does{hint}")
     return None
+
+
+def _missing_sections(given: Mapping[str, Any], schema: Schema) -> list[str]:
+    """Return the sections of which no key is given."""
+    there = {section for name in given for section in _sections_of(name)}
+    known = {section for name in schema.keys for section in _sections_of(name)}
+    return sorted(known - there)
+
+
+def _sections_of(name: str) -> list[str]:
+    """Return the sections that a key is in.
+
+    Examples
+    --------
+    >>> _sections_of("evaluation.particle_picking.active")
+    ['evaluation', 'evaluation.particle_picking']
+    """
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]
 
 
 def _nearest(name: str, known: list[str]) -> str | None:

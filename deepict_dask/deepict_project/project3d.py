@@ -82,6 +82,11 @@ class Project3D:
         """The semantic class that is predicted."""
         return str(self["prediction.semantic_class"])
 
+    @property
+    def channel(self) -> int:
+        """Where the class is in the model's output, as DeePiCt takes it."""
+        return int(self["training.semantic_classes"].index(self.class_name))
+
     def place(self, tomogram: Tomogram3D) -> Path:
         """Return the place of a tomogram's results below output_dir and work_dir."""
         return Path("predictions", self.model_name, tomogram.name, self.class_name)
@@ -133,6 +138,7 @@ class Project3D:
             region=REGION if with_region else None,
             contact_mode=self[f"{_POST}.contact_mode"],
             contact_distance=self[f"{_POST}.contact_distance"],
+            distances=(),
             compat="deepict",
         )
 
@@ -228,22 +234,30 @@ def _compare_with_model(project: Project3D) -> str | None:
     from ..models.checkpoint import model_info
 
     findings = project.findings
-    if not project.predict and findings.for_run:
-        return None
+    needed = project.predict or not findings.for_run
     try:
         found = model_info(project.model)
     except DeepictError as error:
-        findings.absent(f"model_path: {error}")
+        if needed:
+            findings.absent(f"model_path: {error}")
         return None
+    names, channel = found.class_names, project.channel
+    if needed:
+        _compare_with(project, found, channel)
+    return names[channel] if len(names) > 1 and channel < len(names) else None
+
+
+def _compare_with(project: Project3D, found: Any, channel: int) -> None:
+    """Name what differs between the config and a checkpoint."""
+    findings = project.findings
     if found.kind != "unet3d":
         findings.error(
             f"model_path: {project.model}: expected DeePiCt's 3D network, found one of kind "
             f"{found.kind}; a 2D network belongs into a 2D config.yaml (prediction.model)"
         )
-        return None
+        return
     _compare_architecture(project, found)
     classes, names = project["training.semantic_classes"], found.class_names
-    channel = classes.index(project.class_name)
     if len(classes) != len(names):
         (findings.warn if channel < len(names) else findings.error)(
             f"training.semantic_classes: the model has {len(names)} classes "
@@ -255,7 +269,6 @@ def _compare_with_model(project: Project3D) -> str | None:
             f"config {', '.join(classes)}: {project.class_name} is channel {channel}, as DeePiCt "
             "takes it"
         )
-    return names[channel] if len(names) > 1 and channel < len(names) else None
 
 
 def _compare_architecture(project: Project3D, found: Any) -> None:

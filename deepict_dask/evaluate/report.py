@@ -11,15 +11,11 @@ import csv
 import io
 import json
 import math
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .picks import PicksScore
 from .tally import SegmentationScore
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = [
     "EvaluatedTomogram",
@@ -29,7 +25,6 @@ __all__ = [
     "as_json",
     "as_text",
     "figures",
-    "replace_file",
 ]
 
 Score = PicksScore | SegmentationScore
@@ -257,23 +252,3 @@ def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
     for row in rows:
         writer.writerow({key: "" if value != value else value for key, value in row.items()})
     return text.getvalue()
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then give it its name.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     replace_file(Path(folder, "a.csv"), b"a")
-    ...     Path(folder, "a.csv").read_bytes()
-    b'a'
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

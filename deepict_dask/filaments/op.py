@@ -29,8 +29,8 @@ __all__ = ["Skeleton", "SkeletonReduction"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
-_BYTES_PER_VOXEL = 14
-"""Foreground, labels of the background, filled mask, candidates of the thinning (measured)."""
+_BYTES_PER_VOXEL = 10
+"""Foreground, filled mask, thinning (measured: 4 for tubes, 7 for noise, 6 for a solid block)."""
 
 
 @dataclass(frozen=True)

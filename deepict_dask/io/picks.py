@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +21,12 @@ from ..core.geometry import as_vec
 from .motl import N_MOTL_COLUMNS, dump_motl_csv, dump_motl_em, load_motl_em, motl_from_text
 from .picks_csv import dump_picks_csv, picks_from_text
 from .picks_table import TomogramFrame
+from .replace import replace_file
 from .star import dump_star, load_star
 from .text_table import read_text_table
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
 
     import pandas as pd
@@ -218,21 +219,8 @@ def write_picks(
         tilt_series_pixel_size_angstrom=tilt_series_pixel_size_angstrom,
         centre=star_centre,
     )
-    _replace(path, _format_of(path, file_format).dump(table, frame))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then give it its name."""
     if not path.parent.is_dir():
         raise PicksFormatError(
             f"{path}: expected a folder to write into, found none; create {path.parent}"
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, _format_of(path, file_format).dump(table, frame))

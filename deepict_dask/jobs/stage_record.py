@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING
+
+from ..io.replace import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,4 @@ class StageRecord:
     def note(self, output: str, key: str) -> None:
         """Note that an output is finished; written in one step."""
         text = json.dumps({**self._keys(), output: key}, indent=2)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(text + "\n")
-        os.replace(temporary, self._path)
+        replace_file(self._path, text + "\n")

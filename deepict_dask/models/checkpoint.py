@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save as save_tensors
 
 from ..core.errors import ModelFileError
+from ..io.replace import replace_file
 from .architecture import built_network, inferred_settings, is_trainable, kind_of
 from .model_file import METADATA_KEY, understand
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from .architecture import Network, NetworkKind, NetworkSettings
@@ -196,17 +197,7 @@ def save_model(
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path}: the model card cannot be written as JSON: {error}") from None
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
-    _replace(Path(path), save_tensors(tensors, {METADATA_KEY: text}))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file beside its final place and move it there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(path, save_tensors(tensors, {METADATA_KEY: text}))
 
 
 class _located:  # noqa: N801 - reads as a statement

@@ -1,10 +1,11 @@
-"""Train the 3D U-Net on tomograms whose particles are known.
+"""Train U-Nets on tomograms whose particles and compartments are known.
 
 `targets` turns picks into label masks, `patches` samples normalised patches, `loss` compares scores
-with targets, `loop` descends, and `demo_model` trains the small model that the package carries.
+with targets, `loop` descends (3D and 2D networks alike), and `demo_model` and `demo_model_2d` train
+the small models that the package carries.
 """
 
-from .loop import TrainSettings, train_unet3d
+from .loop import TrainSettings, train_unet2d, train_unet3d
 from .loss import dice_loss
 from .patches import PatchSampler, standardized
 from .targets import radius_in_voxels, sphere_target
@@ -16,5 +17,6 @@ __all__ = [
     "radius_in_voxels",
     "sphere_target",
     "standardized",
+    "train_unet2d",
     "train_unet3d",
 ]
