@@ -30,8 +30,8 @@ PAGES = {
         "README.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
-        "docs/coordinates.md",
         "deepict_dask/DESIGN.md",
+        *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
     )
 }
 COMMANDS = typer.main.get_command(app)
@@ -74,7 +74,10 @@ def parse(line):
 
 
 PYTHON = [(page, code) for page, text in PAGES.items() for code in blocks(text, "python")]
-YAML = blocks(README, "yaml")
+YAML = [
+    *blocks(README, "yaml"),
+    *(y for n, t in PAGES.items() if n != "README.md" for y in blocks(t, "yaml")),
+]
 SHELL = [line for text in PAGES.values() for line in shell_lines(text)]
 OURS = [line for line in SHELL if line.startswith("deepict-dask")]
 OURS += [line for text in PAGES.values() for line in inline_commands(text)]

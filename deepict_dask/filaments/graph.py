@@ -10,7 +10,9 @@ points every voxel has at most two neighbours: what is left are lines and closed
 1. *spurs*: pieces from a branch point to a free end, shorter than the thickest filament's radius,
    the shortest at each branch point first, until none is left that has two others to go on with;
    of branch points that then have two arms only the shortest way from arm to arm stays;
-2. *bridges*: where two filaments cross, thinning makes them share a stretch between two branch
+2. *handles*: of two pieces between the same branch points, both shorter than a diameter, the longer
+   one, and a piece as short that returns to where it began: they go round a hole in the mask;
+3. *bridges*: where two filaments cross, thinning makes them share a stretch between two branch
    points. Such a stretch, shorter than a diameter, goes with its branch points, and the four arms
    are left to be linked.
 """
@@ -262,7 +264,7 @@ def prune(voxels: Integers, shape: Vec, radius: int) -> Integers:
     """
     while True:
         found = cut_pieces(voxels, shape)
-        dropped = _shortest_spurs(found, radius)
+        dropped = _shortest_spurs(found, radius) + _handles(found, 2 * radius)
         if not dropped:
             break
         voxels = np.setdiff1d(voxels, np.concatenate([p.voxels for p in dropped]))
@@ -288,6 +290,21 @@ def _shortest_spurs(found: Pieces, radius: int) -> list[Piece]:
             if arms[group] > 2 and (best is None or len(piece.voxels) < len(best.voxels)):
                 shortest[group] = piece
     return list(shortest.values())
+
+
+def _handles(found: Pieces, longest: int) -> list[Piece]:
+    """Return short pieces that go round a hole: each has another way beside it, or leads back."""
+    handles, shorter = [], set()
+    arms = found.n_arms()
+    for piece in sorted(found.pieces, key=lambda piece: len(piece.voxels)):
+        if None in piece.ends or len(piece.voxels) >= longest:
+            continue
+        ends = frozenset(piece.ends)
+        leads_back = len(ends) == 1 and arms[next(iter(ends))] > 2  # type: ignore[index]
+        if leads_back or ends in shorter:
+            handles.append(piece)
+        shorter.add(ends)
+    return handles
 
 
 def _beside_the_way(found: Pieces, shape: Vec) -> Integers:

@@ -1,4 +1,4 @@
-"""Train a U-Net, 3D or 2D: draw a batch, compare, descend, until the steps or the seconds are spent.
+"""Train a U-Net, 3D or 2D: draw a batch, compare, descend, until steps or seconds are spent.
 
 1. Adam, the learning rate falling along a half cosine to a twentieth over the steps (or seconds).
 2. The forward pass may run in bfloat16 (a few times faster on CPUs that have it); loss, weights and
