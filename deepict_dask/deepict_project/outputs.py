@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..engine import fingerprint
+from ..io.replace import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,9 +94,7 @@ def note_facts(record: Path, key: str, **facts: Any) -> None:
 
 def _write(output: Path, content: dict[str, Any]) -> None:
     """Write a note in one step."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, _note_path(output))
+    replace_file(_note_path(output), json.dumps(content, indent=2) + "\n")
 
 
 def set_aside(path: Path) -> Path:

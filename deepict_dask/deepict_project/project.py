@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
+from ..config import read_config_file
 from ..core.errors import ConfigError
 from .project2d import Project2D, read_project_2d
 from .project3d import Project3D, read_project_3d
@@ -61,16 +60,8 @@ def read_project(path: Path, *, for_run: bool = True) -> Project3D | Project2D:
     ConfigError
         It is no such config, or something in it is missing, unknown or contradictory.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: expected a config file, found: {error.strerror}; check the path"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: expected YAML, found something else: {reason}") from None
-    kind = is_deepict_config(values) if isinstance(values, dict) else None
+    values = read_config_file(path)
+    kind = is_deepict_config(values)
     if kind is None:
         raise ConfigError(
             f"{path}: expected a config of DeePiCt (3D: dataset_table, tomos_sets, ...; 2D: data, "

@@ -14,6 +14,8 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..io.replace import replace_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -126,9 +128,7 @@ def add_rows(path: Path, rows: list[Row]) -> None:
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows([*kept, *new.values()])
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text.getvalue())
-        os.replace(temporary, path)
+        replace_file(path, text.getvalue())
 
 
 def _identity(row: Row) -> tuple[tuple[str, str], ...]:

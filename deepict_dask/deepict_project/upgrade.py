@@ -17,6 +17,7 @@ import yaml
 
 from ..config import RunConfig, settings_from
 from ..core.errors import OutputExistsError
+from ..io.replace import replace_file
 from .project import read_project
 from .project3d import Project3D
 from .upgrade2d import lines_2d, rows_2d
@@ -81,8 +82,8 @@ def upgrade_config(
     text = "\n".join([*_head(old, table), *lines, *_findings(project.findings.warnings)]) + "\n"
     settings_from(RunConfig, yaml.safe_load(text), str(new))  # what we write, we can read
     new.parent.mkdir(parents=True, exist_ok=True)
-    _write(table, _as_csv(rows))
-    _write(new, text)
+    replace_file(table, _as_csv(rows))
+    replace_file(new, text)
     return Upgraded(new, table, tuple(project.findings.warnings))
 
 
@@ -124,10 +125,3 @@ def _as_csv(rows: Sequence[dict[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
