@@ -113,8 +113,8 @@ def test_an_end_with_two_candidates_is_joined_by_the_one_that_has_only_it_and_is
     """The script's quirk: the partner's other candidates are not looked at."""
     one = _run((0, 0, 0), (0, 0, 22))
     two = _run((0, 0, 28), (0, 0, 50))
-    three = _run((0, 1, 36), (0, 1, 58))
-    lengths = [len(line) for line in join_lines([two, one, three], 15, 20)]
+    three = _run((0, 1, 36), (0, 1, 80))
+    lengths = [len(line) for line in join_lines([two, one, three], 12, 20)]
     assert lengths == [12, 24, 12]  # line `two` is kept alone and is joined to `one` as well
 
 

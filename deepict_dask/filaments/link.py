@@ -1,6 +1,7 @@
 """Pieces of line to filaments: join ends that continue one another.
 
-1. An end looks outwards along the straight line through its last voxels.
+1. An end looks outwards along the straight line through its last voxels: a diameter's worth, but
+   without the very last, which bend towards whatever touches the filament there.
 2. Two ends are partners if they are near enough, look at each other within the largest angle, and
    each lies on the other's line (within that angle, give or take two voxels: over a gap of a few
    voxels the rounding of positions is larger than any angle).
@@ -25,8 +26,8 @@ __all__ = ["Line", "link_lines"]
 
 Points = np.ndarray[Any, np.dtype[np.float64]]
 
-_END_VOXELS = 12
-"""Voxels at an end that give its direction."""
+_MIN_END_VOXELS = 12
+"""Voxels at an end that give its direction, at least."""
 _SLACK = 2.0
 """Voxels by which an end may miss another's line, whatever the angle."""
 
@@ -49,15 +50,24 @@ class _Ends:
     """Unit vectors that look out of the line."""
 
 
-def end_direction(points: Points) -> Points:
+def end_direction(points: Points, radius: int = 1) -> Points:
     """Return the unit vector that looks out of a line at its last point.
+
+    Parameters
+    ----------
+    points
+        Ordered points, (n, 3).
+    radius
+        Half the thickness of the thickest filament: the direction is that of a diameter's worth
+        of points, half a radius away from the end where the line is long enough.
 
     Examples
     --------
     >>> end_direction(np.array([[0.0, 0, x] for x in range(5)])).tolist()
     [0.0, 0.0, 1.0]
     """
-    tail = points[-_END_VOXELS:]
+    n, skipped = max(_MIN_END_VOXELS, 2 * radius), radius // 2
+    tail = points[-n - skipped : -skipped] if 0 < skipped < len(points) - n else points[-n:]
     centred = tail - tail.mean(axis=0)
     direction = np.linalg.svd(centred, full_matrices=False)[2][0]
     if direction @ (tail[-1] - tail[0]) < 0:
@@ -66,7 +76,9 @@ def end_direction(points: Points) -> Points:
     return found
 
 
-def link_lines(lines: Sequence[Line], max_gap: float, max_angle_degrees: float) -> list[Line]:
+def link_lines(
+    lines: Sequence[Line], max_gap: float, max_angle_degrees: float, radius: int = 1
+) -> list[Line]:
     """Join lines whose ends continue one another.
 
     Parameters
@@ -77,6 +89,8 @@ def link_lines(lines: Sequence[Line], max_gap: float, max_angle_degrees: float) 
         Largest distance of two ends, voxels.
     max_angle_degrees
         Largest bend.
+    radius
+        Half the thickness of the thickest filament, voxels.
 
     Returns
     -------
@@ -92,7 +106,7 @@ def link_lines(lines: Sequence[Line], max_gap: float, max_angle_degrees: float) 
     """
     if not lines:
         return []
-    ends = _ends_of(lines)
+    ends = _ends_of(lines, radius)
     partner = _match(_candidates(lines, ends, max_gap, math.radians(max_angle_degrees)))
     joined: list[Line] = []
     seen: set[int] = set()
@@ -106,11 +120,11 @@ def link_lines(lines: Sequence[Line], max_gap: float, max_angle_degrees: float) 
     return joined
 
 
-def _ends_of(lines: Sequence[Line]) -> _Ends:
+def _ends_of(lines: Sequence[Line], radius: int) -> _Ends:
     pairs = [(line.points[::-1], line.points) for line in lines]
     sides = [side for pair in pairs for side in pair]
     points = np.array([side[-1] for side in sides], np.float64)
-    return _Ends(points, np.array([end_direction(side) for side in sides]))
+    return _Ends(points, np.array([end_direction(side, radius) for side in sides]))
 
 
 def _candidates(

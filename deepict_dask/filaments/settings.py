@@ -23,8 +23,9 @@ _REACH_RADII = 3
 _REACH_MARGIN = 4
 """How far a cut through a filament can change its skeleton: 3 radii and 4 voxels.
 
-Measured on 2,088 cuts through rough and smooth tubes of 1 to 9 voxels radius, crossing and
-touching: none reached further; 2 radii and 4 voxels would have failed for 2 of them.
+Measured, not proven: of 2,088 cuts through rough and smooth tubes of 1 to 9 voxels radius, crossing
+and touching, none reached further (2 radii and 4 voxels would have failed for 2); with this halo
+618 chunkings of such scenes, 2,914 planes of chunk faces in all, gave the skeleton of the whole.
 """
 
 

@@ -73,7 +73,7 @@ def centrelines(
         for piece in pieces
         if len(piece.voxels) >= _MIN_VOXELS
     ]
-    linked = link_lines(lines, lengths.max_gap, max_angle_degrees)
+    linked = link_lines(lines, lengths.max_gap, max_angle_degrees, lengths.radius)
     curves = [fit_curve(_oriented(line), lengths.smoothing) for line in linked]
     kept = [curve for curve in curves if curve.length >= lengths.min_length]
     return [Filament(curve, number) for number, curve in enumerate(kept, 1)]

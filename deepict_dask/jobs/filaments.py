@@ -106,11 +106,7 @@ def trace_filaments(
         A chunk with its halo (with ``compat`` the volume) does not fit a worker.
     """
     check_target(target)
-    if config is not None and settings.compat is None:
-        raise ConfigError(
-            "filaments: expected --config together with --compat deepict only, found it alone; "
-            "give the numbers as options instead"
-        )
+    check_config(config, settings)
     mask = mask.absolute()  # workers may run in another folder
     request = {
         "job": "filaments", "input": fingerprint(mask), "config": config and fingerprint(config),
@@ -147,6 +143,15 @@ def check_target(target: Path) -> None:
         raise ConfigError(
             f"{target}: expected an output ending in {', '.join(_TEXT)} or {_STAR}, "
             f"found {target.suffix or 'none'}"
+        )
+
+
+def check_config(config: Path | None, settings: FilamentSettings) -> None:
+    """Refuse the published script's config without its mode."""
+    if config is not None and settings.compat is None:
+        raise ConfigError(
+            "filaments: expected --config together with --compat deepict only, found it alone; "
+            "give the numbers as options instead"
         )
 
 
