@@ -189,7 +189,8 @@ network.scores(torch.zeros(1, 32, 32))
 slices = torch.randn(n, size, size)
 open("/proc/self/clear_refs", "w").write("5")
 before = resident("VmRSS")
-network.scores(slices)
+for _ in range(3):  # on a busy machine one run may show a lower peak than it had
+    network.scores(slices)
 print(resident("VmHWM") - before, network_bytes_2d(network.settings, n, size, size))
 """
 
