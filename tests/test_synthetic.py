@@ -10,14 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import fft
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, label
 from scipy.spatial.distance import pdist
 from scipy.spatial.transform import Rotation
 
 from deepict_dask.core.errors import ConfigError, OutputExistsError
 from deepict_dask.synthetic import (
+    CONTEXT_CELL,
     DISTRACTOR_NAMES,
     LABELS,
+    MATRIX_NAMES,
     PARTICLE_NAMES,
     CellSettings,
     make_cell,
@@ -30,11 +32,23 @@ from deepict_dask.synthetic.shapes import SHAPES
 SMALL = CellSettings(
     shape=(64, 128, 128), n_ribosomes=9, n_fas=4, n_distractors_each=6, n_vesicles=1, seed=5
 )
+LARGER = replace(SMALL, shape=(96, 192, 192))
+WITH_MITOCHONDRION = replace(LARGER, n_mitochondria=1, n_mitoribosomes=3, n_dehydrogenases=2)
 
 
 @pytest.fixture(scope="module")
 def cell():
     return make_cell(SMALL)
+
+
+@pytest.fixture(scope="module")
+def context_cell():
+    return make_cell(WITH_MITOCHONDRION)
+
+
+@pytest.fixture(scope="module")
+def clean_context_cell():
+    return make_cell(replace(WITH_MITOCHONDRION, signal_to_noise=math.inf))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +94,95 @@ def test_label_voxels_of_a_class_are_centred_on_its_picks(cell, name):
     """The mean of all label voxels is the mean of all picks: every shape's own centre is small."""
     voxels = np.argwhere(cell.labels == LABELS[name])
     assert np.abs(voxels.mean(0) - cell.picks_of(name).mean(0)).max() < 1.5
+
+
+# --- large mitochondria
+
+
+def test_a_cell_without_large_mitochondria_is_what_it_was_before_there_were_any(cell):
+    """Numbers of version 0.1, of each of the five random streams but the noise's."""
+    first = cell.picks.iloc[0]
+    assert first[["z", "y", "x", "class_name"]].tolist() == [12, 80, 109, "ribosome"]
+    assert first[["qx", "qw"]].tolist() == pytest.approx([-0.263794, -0.441295], abs=1e-6)
+    assert not (cell.labels >= LABELS["mitochondrion"]).any()
+    assert set(cell.picks["class_name"]) == set(SMALL.counts)
+
+
+def test_a_mitochondrion_changes_neither_noise_nor_plasma_membrane(
+    context_cell, clean_context_cell
+):
+    """Noise is scaled to the cytosol's, so the two are compared up to a factor."""
+    cell, clean_cell = make_cell(LARGER), make_cell(replace(LARGER, signal_to_noise=math.inf))
+    noise = (cell.tomogram - clean_cell.tomogram).ravel()
+    other = (context_cell.tomogram - clean_context_cell.tomogram).ravel()
+    assert np.corrcoef(noise, other)[0, 1] > 0.99999
+    outside, still_outside = (
+        (c.labels == LABELS["background"]) & (c.cytosol == 0) for c in (cell, context_cell)
+    )
+    assert outside.any()
+    assert (outside == still_outside).mean() > 0.999
+
+
+def test_particles_of_the_matrix_lie_in_the_mitochondrion_and_the_others_in_the_cytosol(
+    context_cell,
+):
+    counts = context_cell.picks["class_name"].value_counts()
+    assert counts[list(MATRIX_NAMES)].tolist() == [3, 2]
+    assert counts[list(SMALL.counts)].to_dict() == SMALL.counts
+    asked_for = np.isin(context_cell.labels, [LABELS[name] for name in SMALL.counts])
+    assert context_cell.cytosol[asked_for].all()
+    of_matrix = np.isin(context_cell.labels, [LABELS[name] for name in MATRIX_NAMES])
+    assert of_matrix.any()
+    assert not context_cell.cytosol[of_matrix].any()
+    others = context_cell.labels[binary_dilation(of_matrix) & ~of_matrix]
+    assert set(np.unique(others)) == {LABELS["mitochondrion"]}
+
+
+def test_the_cytosol_leaves_the_mitochondrion_and_all_membranes_out(context_cell):
+    inside = context_cell.labels == LABELS["mitochondrion"]
+    assert 0.08 < inside.mean() < 0.2
+    assert not context_cell.cytosol[inside].any()
+    assert not context_cell.cytosol[context_cell.labels == LABELS["membrane"]].any()
+
+
+def test_two_membranes_lie_between_the_cytosol_and_the_matrix():
+    """The outside of the mitochondrion is a membrane all round, and so is what is 12 nm inside."""
+    cell = make_cell(replace(WITH_MITOCHONDRION, n_ribosomes=0, n_fas=0, n_distractors_each=0))
+    z = LARGER.shape[0] // 2
+    membrane = cell.labels[z] == LABELS["membrane"]
+    filled = label(cell.cytosol[z] == 0)[0]
+    mitochondrion = (
+        filled == np.bincount(filled[cell.labels[z] == LABELS["mitochondrion"]]).argmax()
+    )
+    depth_nm = distance_transform_edt(np.pad(mitochondrion, 30, "edge"))[30:-30, 30:-30] * 1.348
+    outer, gap, inner = (
+        membrane[(depth_nm > low) & (depth_nm < high)].mean()
+        for low, high in ((1.4, 6), (8, 11), (14, 17))
+    )
+    assert outer > 0.95
+    assert inner > 0.8
+    assert gap < 0.3
+
+
+def test_a_mitochondrion_is_denser_than_the_cytosol(clean_context_cell):
+    """Mass is dark."""
+    mitochondrion = clean_context_cell.labels >= LABELS["mitochondrion"]
+    cytosol = clean_context_cell.cytosol > 0
+    tomogram = clean_context_cell.tomogram
+    assert tomogram[mitochondrion].mean() < tomogram[cytosol].mean() - 0.05
+
+
+def test_more_mitochondria_than_fit_are_refused():
+    with pytest.raises(ConfigError, match=r"9 mitochondria .* room for \d; ask for fewer"):
+        make_cell(replace(SMALL, n_mitochondria=9))
+
+
+def test_the_cell_of_the_demo_holds_a_mitochondrion_and_as_many_wanted_particles_as_ever():
+    assert CONTEXT_CELL.n_mitochondria == 1
+    assert (CONTEXT_CELL.n_ribosomes, CONTEXT_CELL.n_fas) == (140, 60)
+    assert CONTEXT_CELL.seed == CellSettings().seed
+    assert CONTEXT_CELL.matrix_counts["mitoribosome"] > 0
+    assert CellSettings().matrix_counts == {}
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -213,6 +316,7 @@ def test_placement_in_an_empty_cytosol_ends_with_an_error():
     [
         ({"shape": (16, 64, 64)}, "shape"),
         ({"n_fas": -1}, "n_fas"),
+        ({"n_mitochondria": -1}, "n_mitochondria"),
         ({"signal_to_noise": 0.0}, "signal_to_noise"),
         ({"missing_wedge_degrees": 200.0}, "missing_wedge_degrees"),
     ],

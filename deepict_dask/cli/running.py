@@ -100,14 +100,14 @@ def _run_project(
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")] = Path("demo"),
     signal_to_noise: Annotated[
-        float, typer.Option("--signal-to-noise", help="Variance of signal over noise.")
-    ] = 0.006,
-    ribosomes: Annotated[int, typer.Option("--ribosomes", help="How many.")] = 140,
-    fas: Annotated[int, typer.Option("--fas", help="How many.")] = 60,
+        float | None, typer.Option("--signal-to-noise", help="Variance of signal over noise")
+    ] = None,
+    ribosomes: Annotated[int | None, typer.Option("--ribosomes", help="How many")] = None,
+    fas: Annotated[int | None, typer.Option("--fas", help="How many")] = None,
     distractors: Annotated[
-        int, typer.Option("--distractors", help="How many of each of the four.")
-    ] = 90,
-    seed: Annotated[int, typer.Option("--seed", help="Of the synthetic cell.")] = 2023,
+        int | None, typer.Option("--distractors", help="How many of each of the four")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the synthetic cell")] = None,
     workers: WorkersOption = None,
     memory: MemoryOption = None,
     overwrite: OverwriteOption = False,
@@ -119,7 +119,12 @@ def demo(
     """
     from ..demo import DemoSettings, run_demo
 
-    settings = DemoSettings(signal_to_noise, ribosomes, fas, distractors, seed)
+    wishes = {
+        "signal_to_noise": signal_to_noise, "n_ribosomes": ribosomes, "n_fas": fas,
+        "n_distractors_each": distractors, "seed": seed,
+    }  # fmt: skip
+    given: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
+    settings = DemoSettings(**given)
     with open_session(
         workers=workers, memory=memory, overwrite=overwrite, progress=progress
     ) as session:

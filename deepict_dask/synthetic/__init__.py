@@ -12,9 +12,17 @@ Everything follows from `CellSettings`: the same settings give the same bytes.
 """
 
 from .cell import Cell, make_cell, write_cell
-from .settings import DISTRACTOR_NAMES, LABELS, MATRIX_NAMES, PARTICLE_NAMES, CellSettings
+from .settings import (
+    CONTEXT_CELL,
+    DISTRACTOR_NAMES,
+    LABELS,
+    MATRIX_NAMES,
+    PARTICLE_NAMES,
+    CellSettings,
+)
 
 __all__ = [
+    "CONTEXT_CELL",
     "DISTRACTOR_NAMES",
     "LABELS",
     "MATRIX_NAMES",

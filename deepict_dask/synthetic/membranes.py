@@ -60,7 +60,7 @@ def ellipsoid_distance(
     --------
     >>> distance = ellipsoid_distance((9, 9, 9), (4, 4, 4), (2, 3, 4))
     >>> distance[4, 4, 7:9], distance[1, 4, 4] > 0
-    (array([-0.75,  0.  ], dtype=float32), np.True_)
+    (array([-1.,  0.], dtype=float32), np.True_)
     """
     parts = [
         (axis - np.float32(c)) / np.float32(r)

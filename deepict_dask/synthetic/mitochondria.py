@@ -37,7 +37,7 @@ GAP_NM = 12.0
 """Distance between the two membranes of a mitochondrion."""
 MATRIX_DENSITY = 0.08
 """Mean density between the particles of the matrix; the cytosol has 0 there. With particles and
-cristae a mitochondrion has about 1.5 times the density of the cytosol."""
+membranes a mitochondrion has twice the mean density of the cytosol (0.28 and 0.13)."""
 GRAIN_DENSITY = 0.05
 """Standard deviation of the matrix's density."""
 GRAIN_NM = 4.0

@@ -122,5 +122,5 @@ def _check_all_placed(name: str, found: int, wanted: int, radius: float) -> None
     if found < wanted:
         raise ConfigError(
             f"synthetic cell: {wanted} particles of class {name} (radius {radius:.1f} voxels) were "
-            f"asked for, but the cytosol has room for {found}; ask for fewer, or for a larger shape"
+            f"asked for, but there is room for {found}; ask for fewer, or for a larger shape"
         )

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from ..core.errors import ConfigError
 
-__all__ = ["DISTRACTOR_NAMES", "LABELS", "MATRIX_NAMES", "PARTICLE_NAMES", "CellSettings"]
+__all__ = [
+    "CONTEXT_CELL",
+    "DISTRACTOR_NAMES",
+    "LABELS",
+    "MATRIX_NAMES",
+    "PARTICLE_NAMES",
+    "CellSettings",
+]
 
 PARTICLE_NAMES = ("ribosome", "fas")
 """The particles to be found."""
@@ -140,3 +147,8 @@ class CellSettings:
     def max_tilt_degrees(self) -> float:
         """Largest tilt of the series that leaves this wedge."""
         return 90.0 - self.missing_wedge_degrees / 2
+
+
+CONTEXT_CELL = CellSettings(n_distractors_each=70, n_mitochondria=1)
+"""The cell of ``deepict-dask demo``. Its mitochondrion leaves 86 % of the cytosol of a cell without
+one, so it has fewer distractors; ribosomes and FAS are as many."""

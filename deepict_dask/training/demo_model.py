@@ -4,9 +4,9 @@
 
 1. Make training cells and train a two-class U-Net on balls round their ribosomes and FAS.
 2. Choose threshold and size limits of each class by F1 on cells kept for that.
-3. Measure F1 on cells that neither step has seen, and on the cell of ``deepict-dask demo`` (the
-   default seed of `CellSettings`); do the same for a threshold on the low-passed tomogram, which
-   shows what density alone can tell.
+3. Measure F1 on cells that neither step has seen, and on the cell of the demonstration's seed (the
+   default of `CellSettings`), none with a large mitochondrion; do the same for a threshold on the
+   low-passed tomogram, which shows what density alone can tell.
 4. Write weights and card: seeds, settings, steps, recommended limits, figures.
 
 Seeds of the four groups of cells are disjoint.
@@ -38,11 +38,14 @@ from .targets import radius_in_voxels, sphere_target
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..evaluate.picks import PicksScore
+
 __all__ = [
     "DemoSettings",
     "PickLimits",
     "choose_limits",
     "darkness_maps",
+    "figures_of",
     "find_picks",
     "main",
     "score_maps",
@@ -196,15 +199,20 @@ def _figures(
     figures = {}
     for name, limit in limits.items():
         score = score_picks(find_picks(maps[name], limit), cell.picks_of(name), match_radius)
-        figures[name] = {
-            "picks": score.n_found,
-            "true": score.n_true,
-            "true_positives": score.true_positives,
-            "precision": round(score.precision, 3),
-            "recall": round(score.recall, 3),
-            "f1": round(score.f1, 3),
-        }
+        figures[name] = figures_of(score)
     return figures
+
+
+def figures_of(score: PicksScore) -> dict[str, float]:
+    """Return what a card says of a score."""
+    return {
+        "picks": score.n_found,
+        "true": score.n_true,
+        "true_positives": score.true_positives,
+        "precision": round(score.precision, 3),
+        "recall": round(score.recall, 3),
+        "f1": round(score.f1, 3),
+    }
 
 
 def find_picks(score: Floats, limits: PickLimits) -> Points:

@@ -200,9 +200,16 @@ def _trained(
 
 
 def _new_network(settings: TrainSettings) -> Network:
-    if isinstance(settings.network, UNet2DSettings):
-        return UNet2D(settings.network).train()
-    return UNet3D(settings.network).train()
+    if not isinstance(settings.network, UNet2DSettings):
+        return UNet3D(settings.network).train()
+    network = UNet2D(settings.network).train()
+    # without batch normalisation a signal fades on its way through PyTorch's own first weights
+    for weight in network.parameters():
+        if weight.ndim == 4:
+            torch.nn.init.kaiming_normal_(weight, nonlinearity="relu")
+        else:
+            torch.nn.init.zeros_(weight)
+    return network
 
 
 def _drawn(
