@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -189,8 +190,7 @@ network.scores(torch.zeros(1, 32, 32))
 slices = torch.randn(n, size, size)
 open("/proc/self/clear_refs", "w").write("5")
 before = resident("VmRSS")
-for _ in range(3):  # on a busy machine one run may show a lower peak than it had
-    network.scores(slices)
+network.scores(slices)
 print(resident("VmHWM") - before, network_bytes_2d(network.settings, n, size, size))
 """
 
@@ -200,7 +200,9 @@ def test_the_planned_memory_bounds_the_measured_peak(features, n, size):
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak is measured through Linux's /proc")
     arguments = [sys.executable, "-c", MEASURE, *map(str, (features, n, size))]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    # Dask's workers give memory back sooner, with half the peak; those of others may not
+    environment = {k: v for k, v in os.environ.items() if k != "MALLOC_TRIM_THRESHOLD_"}
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
     measured, planned = map(int, done.stdout.split())
     assert planned / 2.5 <= measured <= planned
 
