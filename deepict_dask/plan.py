@@ -8,9 +8,10 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from .core.geometry import Grid, as_vec
-from .engine import ClusterSettings, check_budget
+from .engine import ClusterSettings
 from .engine.budget import format_bytes
 from .engine.cluster import plan_workers
+from .engine.spectral_plan import plan_spectral
 from .io.dataset import TomogramEntry, list_tomograms
 from .io.volumes import open_volume
 from .jobs.chosen_model import is_2d
@@ -19,7 +20,14 @@ from .jobs.polish import smoothing_grid
 from .jobs.segment_windows import choose_grid
 from .labelling import LabelReduction, SelectSettings
 from .models.registry import resolve_model
-from .run_outputs import check_config, models_of, pick_folder_of, region_mask_of, score_map_of
+from .run_outputs import (
+    EQUALIZED,
+    check_config,
+    models_of,
+    pick_folder_of,
+    region_mask_of,
+    score_map_of,
+)
 
 if TYPE_CHECKING:
     from .config import RegionSettings, RunConfig, SegmentSettings
@@ -73,9 +81,11 @@ def _plan_one(config: RunConfig, entry: TomogramEntry, worker_bytes: int) -> lis
     shape, map_bytes = header.shape, 4 * header.n_voxels
     lines = [f"{entry.name}: {shape} voxels (zyx) of {header.voxel_spacing_angstrom:.4g} Å"]
     if config.equalize is not None:
-        needed = plan_equalize(config.equalize, reader).bytes_needed(shape)
-        check_budget("equalize", needed, worker_bytes)
-        lines.append(_line("equalized.zarr", 1, 1, needed, map_bytes))
+        op = plan_equalize(config.equalize, reader)
+        plan = plan_spectral(op, shape, config.chunks, worker_bytes)
+        blocks = 1 if plan.layout is None else plan.layout.rows.n_blocks
+        disk = map_bytes + plan.scratch_bytes
+        lines.append(_line(EQUALIZED, blocks, plan.n_tasks, plan.task_bytes, disk) + f", {plan}")
     lines += _plan_models(config, shape, worker_bytes)
     chunks = as_vec([min(c, s) for c, s in zip(config.chunks, shape, strict=True)])
     blocks = Grid(shape, chunks).n_blocks

@@ -476,12 +476,10 @@ def test_files_and_folders_of_others_are_never_replaced(files, model, tmp_path, 
     (tmp_path / "o.mrc").mkdir()
     (tmp_path / "o.mrc" / "thesis.txt").write_text("years of work")
     shutil.copytree(files / "plain_folder", tmp_path / "o.tsv")
-    for stage in ("pick", "segment", "equalize"):
+    for stage in ("pick", "segment", "equalize", "spectrum"):
         line = command(stage, files / "tomo.mrc", tmp_path, files, model)
         says = (line[2].name, "expected an earlier output", "remove it yourself")
         refused(*line, "--overwrite", says=says)
-    line = command("spectrum", files / "tomo.mrc", tmp_path, files, model)
-    refused(*line, "--overwrite", says=("o.tsv", "Is a directory"), code=1)
 
 
 def test_a_file_in_the_place_of_a_folder_is_named(files, model, tmp_path, refused):

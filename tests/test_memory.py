@@ -159,6 +159,47 @@ def test_the_baseline_is_what_a_worker_holds_after_small_tasks(tmp_path):
     assert heavy.largest <= BASELINE_TORCH_BYTES <= 2 * heavy.largest
 
 
+def peak_of_tables(n, scratch):
+    """Gather and write ``n`` clusters in this process and return its peak resident size."""
+    from datetime import UTC, datetime
+
+    from deepict_dask.config import PickSettings
+    from deepict_dask.core.tables import empty_rows
+    from deepict_dask.jobs.pick_clusters import ClusterTables, gather_clusters
+    from deepict_dask.jobs.pick_outputs import write_tables
+
+    for part in range(2):  # of two nodes, whose clusters take turns
+        for start in range(part, n, 1 << 17):
+            stop = min(n, start + (1 << 17))
+            rows = empty_rows(len(range(start, stop, 2)))
+            rows["first_voxel"], rows["n_voxels"] = np.arange(start, stop, 2), 1
+            rows["score_sum"] = rows["first_voxel"] * 7919 % 2**24
+            np.save(scratch / f"L{part}_{start:09}.kept.npy", rows)
+    clusters = gather_clusters(scratch, sorted(scratch.glob("*.npy")), 0)
+    report = write_tables(
+        scratch, ClusterTables(clusters, None, scratch, 2.0**-24),
+        VolumeHeader((999, 999, 999), "float32", 10.0), PickSettings(),
+        request={}, tomogram_name="t", inputs={}, started=datetime.now(UTC),
+    )  # fmt: skip
+    assert report.n_picks == n
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
+
+def test_the_driver_needs_no_more_memory_for_twice_the_clusters(tmp_path):
+    peaks = []
+    for n in (1_100_000, 2_200_000):  # a row group of the table holds a million
+        folder = tmp_path / f"{n}"
+        folder.mkdir()
+        command = [sys.executable, __file__, "tables", folder, str(n), folder]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+        peaks.append(int(found.stdout))
+        shutil.rmtree(folder)
+    fewer, more = peaks
+    assert more <= 1.05 * fewer
+    assert more <= 450 * MIB
+
+
 def lattice(connectivity):
     """Return the volume that holds as many clusters as it can."""
     volume = np.zeros(SHAPE, "float32")
@@ -284,4 +325,7 @@ def test_copying_and_measuring_a_chunk_takes_no_more_than_planned(stores, tmp_pa
 
 if __name__ == "__main__":
     chosen, chosen_store, neighbours, folder = sys.argv[1:]
-    print(peak_of_one_task(chosen, Path(chosen_store), int(neighbours), Path(folder)))
+    if chosen == "tables":
+        print(peak_of_tables(int(neighbours), Path(folder)))
+    else:
+        print(peak_of_one_task(chosen, Path(chosen_store), int(neighbours), Path(folder)))

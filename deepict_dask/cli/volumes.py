@@ -88,6 +88,7 @@ def spectrum(
     voxel_spacing_angstrom: SpacingOption = None,
     compat: CompatOption = None,
     cluster: ClusterOption = "local",
+    workers: WorkersOption = 1,
     memory: MemoryOption = None,
     overwrite: OverwriteOption = False,
     progress: ProgressOption = True,
@@ -99,7 +100,7 @@ def spectrum(
     from ..jobs.equalize import measure_spectrum
 
     with open_session(
-        cluster=cluster, workers=1, memory=memory, overwrite=overwrite, progress=progress,
+        cluster=cluster, workers=workers, memory=memory, overwrite=overwrite, progress=progress,
         voxel_spacing_angstrom=voxel_spacing_angstrom,
     ) as session:  # fmt: skip
         measure_spectrum(session, source, target, compat=check_compat(compat) is not None)
@@ -118,6 +119,7 @@ def equalize(
     voxel_spacing_angstrom: SpacingOption = None,
     chunks: ChunksOption = "128,128,128",
     cluster: ClusterOption = "local",
+    workers: WorkersOption = 1,
     memory: MemoryOption = None,
     overwrite: OverwriteOption = False,
     progress: ProgressOption = True,
@@ -135,7 +137,7 @@ def equalize(
         "equalize",
     )
     with open_session(
-        cluster=cluster, workers=1, memory=memory, chunks=chunks, overwrite=overwrite,
+        cluster=cluster, workers=workers, memory=memory, chunks=chunks, overwrite=overwrite,
         progress=progress, voxel_spacing_angstrom=voxel_spacing_angstrom,
     ) as session:  # fmt: skip
         equalize_volume(session, source, target, settings)

@@ -239,9 +239,9 @@ class Grid:
         """Return the block at a place in the grid."""
         _, ny, nx = self.counts
         number = (index[0] * ny + index[1]) * nx + index[2]
-        axes = [self._axis(axis, i) for axis, i in enumerate(index)]
-        write = Box(as_vec([a[0] for a in axes]), as_vec([a[1] for a in axes]))
-        read = Box(as_vec([a[2] for a in axes]), as_vec([a[3] for a in axes]))
+        z, y, x = (self._axis(axis, i) for axis, i in enumerate(index))
+        write = Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
+        read = Box((z[2], y[2], x[2]), (z[3], y[3], x[3]))
         return Block(number, index, read, write)
 
     def _axis(self, axis: int, i: int) -> tuple[int, int, int, int]:

@@ -3,6 +3,8 @@
 * A `ChunkOp` turns windows into a window: local, with a halo that it derives.
 * A `TreeReduction` measures a block, combines two results, finishes. ``combine`` is associative.
 * A `SpectralOp` multiplies a volume's Fourier transform by a gain: the only step that is not local.
+  A `SpectralMeasure` reduces that transform to a few numbers. Either can be done in one piece, or
+  in *pieces* that fit any worker (`MeasuringPieces`, `FilteringPieces`).
 
 An op is a small picklable value: paths and numbers, never weights or voxels. The engine knows
 nothing else about it.
@@ -16,9 +18,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     import numpy as np
 
-    from .geometry import Block, Vec
+    from .geometry import Block, Box, Vec
+    from .statistics import VolumeStatistics
 
-__all__ = ["ChunkOp", "SpectralOp", "TreeReduction"]
+__all__ = [
+    "ChunkOp",
+    "FilteringPieces",
+    "MeasuringPieces",
+    "SpectralMeasure",
+    "SpectralOp",
+    "TreeReduction",
+]
 
 Array = Any
 Partial = TypeVar("Partial")
@@ -98,6 +108,124 @@ class TreeReduction(ABC, Generic[Partial, Result]):
         """Return the peak bytes one ``measure`` holds for a window, its inputs included."""
 
 
+class MeasuringPieces(ABC):
+    """A volume's Fourier transform in pieces: first along x, then along y and z.
+
+    * *Rows* are a box of voxels that is whole along x. A box in z and y holds whole chunks of
+      what is read and written, so no chunk is read twice.
+    * A *sheet* is all z and y of a few columns of the half spectrum, of shape (columns, nz, ny);
+      a column is one frequency along x, of which there are nx // 2 + 1.
+
+    Between the two the engine turns rows into sheets, through a store. Pieces are small picklable
+    values; their methods are kernels. No result depends on how the volume was cut.
+    """
+
+    scratch_dtype: str
+    """NumPy name of the complex type of rows and sheets."""
+
+    @abstractmethod
+    def rows(self, box: Box, voxels: Array, statistics: VolumeStatistics) -> tuple[Array, complex]:
+        """Transform voxels along x.
+
+        Parameters
+        ----------
+        box
+            Where the voxels lie; whole along x.
+        voxels
+            zyx, in the volume's type; may be overwritten.
+        statistics
+            Of the whole volume, finite and with contrast.
+
+        Returns
+        -------
+        half
+            ``scratch_dtype``, of shape (z, y, nx // 2 + 1).
+        note
+            A number to be summed over all rows, for ``finish``; 0 where nothing is to be noted.
+        """
+
+    @abstractmethod
+    def measure(self, columns: slice, sheet: Array) -> np.ndarray[Any, Any]:
+        """Finish the transform of a sheet, and reduce every column.
+
+        Parameters
+        ----------
+        columns
+            Which columns of the half spectrum, with start and stop.
+        sheet
+            (columns, nz, ny), as ``rows`` left it; overwritten.
+
+        Returns
+        -------
+        sums
+            float64, one entry on the first axis for each column. The engine adds them in the
+            order of the columns, so that the sum is the same for sheets of any width.
+        """
+
+    @abstractmethod
+    def finish(self, note: complex, sums: np.ndarray[Any, Any]) -> Any:
+        """Turn the sum of all notes and of all columns into the answer."""
+
+    @abstractmethod
+    def rows_bytes(self, shape: Vec) -> int:
+        """Return the peak bytes ``rows`` holds for a box, its input and output included."""
+
+    @abstractmethod
+    def sheet_bytes(self, shape: Vec) -> int:
+        """Return the peak bytes the hungriest method holds for a sheet, input and output too."""
+
+
+class FilteringPieces(MeasuringPieces):
+    """A Fourier gain in pieces; what ``finish`` returns is the gain.
+
+    The filtered volume may need several real volumes (``n_parts``) to be put together.
+    """
+
+    n_parts: int = 1
+    """How many complex volumes ``filter`` returns."""
+
+    @abstractmethod
+    def filter(self, columns: slice, sheet: Array, gain: Any) -> tuple[Array, ...]:
+        """Transform a sheet (as ``rows`` left it; overwritten) along y and z, multiply, go back.
+
+        Returns
+        -------
+        parts
+            ``n_parts`` sheets that still are transforms along x.
+        """
+
+    @abstractmethod
+    def voxels(
+        self, parts: tuple[Array, ...], gain: Any, statistics: VolumeStatistics, out: Array
+    ) -> None:
+        """Undo the transform along x and write the voxels into ``out``, float32 zyx.
+
+        ``parts`` are views of shape (z, y, nx // 2 + 1) and may be overwritten.
+        """
+
+    @abstractmethod
+    def voxels_bytes(self, shape: Vec) -> int:
+        """Return the peak bytes ``voxels`` holds for rows, without ``out``."""
+
+
+class SpectralMeasure(ABC, Generic[Result]):
+    """A few numbers from a volume's Fourier transform."""
+
+    name: str
+
+    @abstractmethod
+    def measure(self, volume: Array) -> Result:
+        """Return the answer for a whole zyx volume, which is not changed."""
+
+    @abstractmethod
+    def bytes_needed(self, shape: Vec) -> int:
+        """Return the peak bytes ``measure`` holds, its input included."""
+
+    @abstractmethod
+    def in_pieces(self, shape: Vec) -> MeasuringPieces:
+        """Return the same measurement in pieces, whose ``finish`` returns the answer."""
+
+
 class SpectralOp(ABC):
     """A Fourier gain over a whole volume."""
 
@@ -110,3 +238,7 @@ class SpectralOp(ABC):
     @abstractmethod
     def bytes_needed(self, shape: Vec) -> int:
         """Return the peak bytes ``transform`` holds, its input and output included."""
+
+    @abstractmethod
+    def in_pieces(self, shape: Vec) -> FilteringPieces:
+        """Return the same transform in pieces, for volumes that do not fit a worker."""

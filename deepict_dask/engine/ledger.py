@@ -8,7 +8,7 @@ marks of another request are never trusted. The process that drives the work is 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -69,6 +69,10 @@ class Ledger:
         raw = os.pread(self._file, self.n_blocks, self._offset)
         return np.frombuffer(raw.ljust(self.n_blocks, b"\0"), np.uint8)
 
+    def open_blocks(self) -> np.ndarray[tuple[int], np.dtype[np.bool]]:
+        """Return for each block whether it is not finished."""
+        return self._marks() == 0
+
     @property
     def n_finished(self) -> int:
         """Number of finished blocks."""
@@ -76,7 +80,7 @@ class Ledger:
 
     def unfinished(self) -> list[int]:
         """Return the numbers of the blocks that are not finished, in order."""
-        return [int(i) for i in np.flatnonzero(self._marks() == 0)]
+        return _numbers(self.open_blocks())
 
 
 class JointLedger:
@@ -109,4 +113,10 @@ class JointLedger:
 
     def unfinished(self) -> list[int]:
         """Return the numbers of the blocks that some output lacks, in order."""
-        return sorted({number for ledger in self._ledgers for number in ledger.unfinished()})
+        return _numbers(np.any([ledger.open_blocks() for ledger in self._ledgers], axis=0))
+
+
+def _numbers(chosen: Any) -> list[int]:
+    """Return where an array of truth values is true."""
+    numbers: list[int] = np.flatnonzero(chosen).tolist()
+    return numbers

@@ -113,9 +113,13 @@ class SpillFolder:
         path = Path(self.path) / f"{node.name}.{name}.npy"
         return np.load(path) if path.exists() else None
 
+    def files(self, name: str) -> list[Path]:
+        """Return the files of all nodes under one name, in the order of their names."""
+        return sorted(Path(self.path).glob(f"L*.{name}.npy"))
+
     def load_all(self, name: str) -> list[np.ndarray[Any, Any]]:
         """Return the arrays of all nodes under one name, in the order of the file names."""
-        return [np.load(path) for path in sorted(Path(self.path).glob(f"L*.{name}.npy"))]
+        return [np.load(path) for path in self.files(name)]
 
     def ancestors(self, block: Block, counts: Vec) -> list[TreeNode]:
         """Return the nodes above a block, its parent first."""

@@ -29,7 +29,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit
 
-from ..backend import namespace_of, to_host
+from ..backend import namespace_of
+from ..core.geometry import Box
+from .deepict_shells import (
+    corner_term,
+    has_corner_shell,
+    has_odd_part,
+    shell_means,
+    shell_sums,
+    times_kernel,
+)
 from .fourier import (
     half_bytes,
     inverse_planes,
@@ -52,6 +61,7 @@ __all__ = [
     "deepict_gain",
     "deepict_spectrum",
     "result_like",
+    "to_unit_range",
     "volume_bytes",
 ]
 
@@ -84,7 +94,7 @@ def deepict_spectrum(volume: Array) -> np.ndarray[Any, Any]:
     (6,)
     """
     prepare, _ = _unit_range(volume)
-    return _spectrum_of(to_half_spectrum(volume, prepare, "complex128"), volume.shape)
+    return shell_means(shell_sums(to_half_spectrum(volume, prepare, "complex128"), volume.shape))
 
 
 def deepict_gain(
@@ -168,22 +178,22 @@ def deepict_equalize(
     shape = volume.shape
     prepare, mean = _unit_range(volume)
     half = to_half_spectrum(volume, prepare, dtype)
-    own = _spectrum_of(half, shape)
-    if max(shape) % 2 == 0 and len(own) == max(shape) // 2:
+    own = shell_means(shell_sums(half, shape))
+    if has_corner_shell(own, shape):
         own[-1] = _corner_modulus(volume, prepare)
     gain = deepict_gain(target, own, cutoff, smoothing)
     out = result_like(volume)
     del volume
     xp = namespace_of(half)
-    two_parts = _has_odd_part(shape)
-    even = _times_kernel(half, xp.empty_like(half) if two_parts else half, gain, shape, +1)
+    two_parts = has_odd_part(shape)
+    even = times_kernel(half, xp.empty_like(half) if two_parts else half, gain, shape, parity=1)
     for where, slab in inverse_planes(to_planes(even), shape):
         out[where] = slab
         out[where] += np.float32(mean * gain[0])
     del even
     if not two_parts:
         return xp.abs(out, out=out)
-    odd = _times_kernel(half, half, gain, shape, -1)
+    odd = times_kernel(half, half, gain, shape, parity=-1)
     for where, slab in inverse_planes(to_planes(odd), shape):
         out[where] = xp.hypot(out[where], slab)
     return out
@@ -200,7 +210,7 @@ def compat_bytes(shape: Vec, dtype: str = "float32") -> int:
     >>> round(compat_bytes((512, 512, 512)) / 512**3, 1)
     12.1
     """
-    n_halves = 2 if _has_odd_part(shape) else 1
+    n_halves = 2 if has_odd_part(shape) else 1
     return volume_bytes(shape, dtype) + n_halves * half_bytes(shape) + slab_bytes(shape)
 
 
@@ -218,20 +228,28 @@ def result_like(volume: Array) -> Array:
     return namespace_of(volume).empty(volume.shape, np.float32)
 
 
-def _has_odd_part(shape: Vec) -> bool:
-    """Say whether the kernel is mirrored between two voxels on any axis."""
-    return any(n % 2 == 0 for n in shape)
-
-
 def _unit_range(volume: Array) -> tuple[Callable[[Array], Array], float]:
+    """Return `to_unit_range` of a volume's own mean and range."""
+    mean, _ = require_contrast(volume)
+    return to_unit_range(mean, float(volume.min()), float(volume.max()))
+
+
+def to_unit_range(
+    mean: float, minimum: float, maximum: float
+) -> tuple[Callable[[Array], Array], float]:
     """Return a function that maps a slab to 0..1 less its mean, and that mean.
 
     The rounding of DeePiCt's two float32 steps is repeated; the mean is only DC, which is in no
     shell of the spectrum and is put back by hand.
+
+    Examples
+    --------
+    >>> prepare, mean = to_unit_range(2.0, 1.0, 5.0)
+    >>> mean, prepare(np.array([1, 5])).tolist()
+    (0.25, [-0.25, 0.75])
     """
-    mean, _ = require_contrast(volume)
-    low = np.float32(float(volume.min()))
-    span = np.float32(float(volume.max())) - low
+    low = np.float32(minimum)
+    span = np.float32(maximum) - low
     unit_mean = (mean - float(low)) / float(span)
     to_unit = subtract_and_divide(low, span)
 
@@ -242,97 +260,10 @@ def _unit_range(volume: Array) -> tuple[Callable[[Array], Array], float]:
     return prepare, unit_mean
 
 
-def _places(n: int, *, half: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return shifted places i of one axis in FFT order, and those of the negative frequencies."""
-    order = np.arange(n // 2 + 1 if half else n)
-    negative = (-order) % n
-    return (order + n // 2) % n, (negative + n // 2) % n
-
-
-def _axes(
-    shape: Vec, coordinate: Callable[[np.ndarray[Any, Any], int], np.ndarray[Any, Any]], xp: Any
-) -> list[list[Array]]:
-    """Return coordinates along z, y and x, for k and for -k."""
-    pairs = [_places(n, half=axis == 2) for axis, n in enumerate(shape)]
-    return [
-        [xp.asarray(coordinate(pair[side], n)) for pair, n in zip(pairs, shape, strict=True)]
-        for side in (0, 1)
-    ]
-
-
-def _radius(axes: list[Array], planes: slice, xp: Any) -> Array:
-    """Return the Euclidean radius of some z planes of the half spectrum.
-
-    Nested like DeePiCt's, since some voxels lie on the border of two shells and its rounding
-    decides (1e-4 of the spectrum otherwise).
-    """
-    z, y, x = axes
-    return xp.hypot(xp.hypot(y[:, None], x), z[planes, None, None])
-
-
-def _from_centre(place: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
-    """Distance to n / 2: off DC by half a voxel for odd n."""
-    return place - n / 2
-
-
-def _from_mirror(place: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
-    """Distance in the mirrored octant: places n/2 + k and n/2 - 1 - k both have radius k."""
-    if n % 2 == 0:
-        return np.where(place >= n // 2, place - n // 2, n // 2 - 1 - place).astype(float)
-    return np.abs(place - (n - 1) // 2).astype(float)
-
-
-def _spectrum_of(half: Array, shape: Vec) -> np.ndarray[Any, Any]:
-    """Average the modulus over shells; conjugates lie in the same shell or, odd, in another."""
-    xp = namespace_of(half)
-    n_bins = max(shape) / 2
-    r_max = np.hypot(np.hypot(shape[1] / 2, shape[2] / 2), shape[0] / 2)
-    # Rounding may put the corner, the last shell, into the one before; DeePiCt has one less then.
-    n_shells = int(n_bins * r_max / r_max)
-    sums, counts = xp.zeros(n_shells + 1), xp.zeros(n_shells + 1)
-    twice = slice(1, (shape[2] - 1) // 2 + 1)
-    sides = zip(_axes(shape, _from_centre, xp), (slice(None), twice), strict=True)
-    for axes, columns in sides:
-        axes[2] = axes[2][columns]
-        for planes in slabs(half.shape[0], half.shape[1] * half.shape[2]):
-            shell = (n_bins * _radius(axes, planes, xp) / r_max).astype(np.int32).ravel()
-            modulus = xp.abs(half[planes, :, columns]).ravel()
-            sums += xp.bincount(shell, weights=modulus, minlength=sums.size)
-            counts += xp.bincount(shell, minlength=sums.size)
-    sums, counts = to_host(sums)[1:], to_host(counts)[1:]
-    return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
-
-
 def _corner_modulus(volume: Array, prepare: Callable[[Array], Array]) -> float:
-    """Return the modulus at the corner of the Fourier box, in complex128.
-
-    The last shell is this one voxel if the longest axis is even. By chance it can be so small that
-    complex64 leaves few digits of it, and its gain is used for a whole shell near Nyquist.
-    """
-    xp = namespace_of(volume)
-    z, y, x = (
-        xp.asarray(np.exp(2j * np.pi * (np.arange(n) * (n // 2) % n) / n)) for n in volume.shape
-    )
-    planes = slabs(volume.shape[0], volume.shape[1] * volume.shape[2])
-    return float(abs(sum((prepare(volume[s]) @ x @ y @ z[s] for s in planes), start=0j)))
-
-
-def _times_kernel(
-    half: Array, out: Array, gain: np.ndarray[Any, Any], shape: Vec, parity: int
-) -> Array:
-    """Multiply by the even (+1) or odd (-1) part of the kernel; the odd part also by -i."""
-    xp = namespace_of(half)
-    of_k, of_minus_k = _axes(shape, _from_mirror, xp)
-    factor = np.complex64(0.5 if parity > 0 else -0.5j)
-    for planes in slabs(half.shape[0], half.shape[1] * half.shape[2]):
-        kernel = _kernel(_radius(of_k, planes, xp), gain, xp)
-        kernel += parity * _kernel(_radius(of_minus_k, planes, xp), gain, xp)
-        out[planes] = half[planes] * kernel * factor
-    return out
-
-
-def _kernel(radius: Array, gain: np.ndarray[Any, Any], xp: Any) -> Array:
-    """Return the gain at float32 radii, as float32; 0 beyond the last place."""
-    places = xp.arange(len(gain), dtype=float)
-    values = xp.interp(radius.astype(np.float32), places, xp.asarray(gain), right=0)
-    return values.astype(np.float32)
+    """Return the modulus at the corner of the Fourier box, in complex128."""
+    shape = volume.shape
+    planes = slabs(shape[0], shape[1] * shape[2])
+    boxes = [Box((where.start, 0, 0), (where.stop, *shape[1:])) for where in planes]
+    terms = (corner_term(prepare(volume[box.slices]), box, shape) for box in boxes)
+    return float(abs(sum(terms, start=0j)))

@@ -129,23 +129,26 @@ def low_pass(gain: Gain, cutoff_per_angstrom: float, smoothing_per_angstrom: flo
     return Gain(gain.frequency_per_angstrom, gain.values * kept)
 
 
-def apply_gain(half: Array, gain: Gain, knots: RadialKnots) -> Array:
+def apply_gain(half: Array, gain: Gain, knots: RadialKnots, columns: slice = slice(None)) -> Array:
     """Multiply a half spectrum by a gain, in place; DC is multiplied by 1.
 
     Parameters
     ----------
     half
-        Complex array, NumPy or CuPy, as `fourier.to_half_spectrum` makes it.
+        Complex array, NumPy or CuPy, as `fourier.to_half_spectrum` makes it, or some columns of it.
     gain
         What to multiply by.
     knots
         Gives the frequency of each voxel.
+    columns
+        Which columns of the half spectrum these are.
     """
     xp = namespace_of(half)
     mean = half[0, 0, 0].copy()
     for planes in slabs(half.shape[0], half.shape[1] * half.shape[2]):
-        half[planes] *= gain.at(knots.frequency_of(planes, xp)).astype(half.real.dtype)
-    half[0, 0, 0] = mean
+        half[planes] *= gain.at(knots.frequency_of(planes, xp, columns)).astype(half.real.dtype)
+    if not columns.start:
+        half[0, 0, 0] = mean
     return half
 
 

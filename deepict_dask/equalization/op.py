@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.errors import ConfigError, SpacingError
 from ..core.ops import SpectralOp
-from .deepict_compat import compat_bytes, deepict_equalize, result_like, volume_bytes
+from .deepict_compat import compat_bytes, deepict_equalize, deepict_gain, result_like, volume_bytes
 from .fourier import (
     half_bytes,
     inverse_planes,
@@ -25,11 +25,13 @@ from .fourier import (
     to_half_spectrum,
     to_planes,
 )
-from .gain import Beyond, apply_gain, low_pass, matching_gain
+from .gain import Beyond, Gain, apply_gain, low_pass, matching_gain
+from .pieces import DeepictFilter, PhysicalFilter
 from .spectrum import RadialKnots, mean_amplitude
 
 if TYPE_CHECKING:
     from ..core.geometry import Vec
+    from ..core.ops import FilteringPieces
     from ..core.spectrum import Spectrum
 
 __all__ = ["EqualizeOp", "Mode"]
@@ -108,17 +110,41 @@ class EqualizeOp(SpectralOp):
             return deepict_equalize(volume, target, self.cutoff, self.smoothing)
         return self._by_frequency(volume)
 
+    def gain_of(self, knots: RadialKnots, own: Array, n_voxels: Array) -> Gain:
+        """Return the physical mode's gain for a volume of this spectrum.
+
+        Parameters
+        ----------
+        knots
+            Where the volume was measured.
+        own, n_voxels
+            Mean amplitude (on any scale) and Fourier voxels at each knot.
+        """
+        gain = matching_gain(self.target, knots.frequency_per_angstrom, own, n_voxels, self.beyond)
+        return low_pass(gain, self.cutoff, self.smoothing) if self.cutoff else gain
+
+    def gain_by_place(self, own: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the deepict mode's gain for a volume of this spectrum by place."""
+        target = np.asarray(self.target.intensity)
+        return deepict_gain(target, own, self.cutoff, self.smoothing)
+
+    def in_pieces(self, shape: Vec) -> FilteringPieces:
+        """Return the same filter for volumes that do not fit a worker."""
+        if self.mode == "deepict":
+            return DeepictFilter(shape, self.source_dtype, match=self.gain_by_place)
+        spacing = self.voxel_spacing_angstrom
+        assert spacing is not None  # checked when the op was made
+        return PhysicalFilter(
+            shape, self.source_dtype, voxel_spacing_angstrom=spacing, match=self.gain_of
+        )
+
     def _by_frequency(self, volume: Array) -> Array:
         """Match the spectrum by frequency in 1/Å."""
         mean, std = require_contrast(volume)
         assert self.voxel_spacing_angstrom is not None  # checked when the op was made
         knots = RadialKnots(volume.shape, self.voxel_spacing_angstrom)
         half = to_half_spectrum(volume, subtract_and_divide(mean, std))
-        own, n_voxels = mean_amplitude(half, knots)
-        gain = matching_gain(self.target, knots.frequency_per_angstrom, own, n_voxels, self.beyond)
-        if self.cutoff:
-            gain = low_pass(gain, self.cutoff, self.smoothing)
-        apply_gain(half, gain, knots)
+        apply_gain(half, self.gain_of(knots, *mean_amplitude(half, knots)), knots)
         out = result_like(volume)
         for where, slab in inverse_planes(to_planes(half), knots.shape):
             slab *= np.float32(std)

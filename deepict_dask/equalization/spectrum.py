@@ -36,7 +36,15 @@ from .fourier import (
 if TYPE_CHECKING:
     from ..core.geometry import Vec
 
-__all__ = ["RadialKnots", "mean_amplitude", "radial_spectrum", "spectrum_bytes"]
+__all__ = [
+    "RadialKnots",
+    "amplitude_sums",
+    "mean_amplitude",
+    "means_at_knots",
+    "radial_spectrum",
+    "spectrum_at_knots",
+    "spectrum_bytes",
+]
 
 Array = Any
 
@@ -79,7 +87,7 @@ class RadialKnots:
         """The knots in 1/Å, float64."""
         return np.arange(1, self.n_knots + 1) * self.step_per_angstrom
 
-    def frequency_of(self, planes: slice, xp: Any = np) -> Array:
+    def frequency_of(self, planes: slice, xp: Any = np, columns: slice = slice(None)) -> Array:
         """Return the frequency of each voxel of some z planes of the half spectrum.
 
         Parameters
@@ -88,6 +96,8 @@ class RadialKnots:
             Slice along z.
         xp
             ``numpy`` or ``cupy``.
+        columns
+            Slice along x of the half spectrum.
 
         Returns
         -------
@@ -101,7 +111,7 @@ class RadialKnots:
             for axis in (
                 np.fft.fftfreq(n_z, spacing)[planes],
                 np.fft.fftfreq(n_y, spacing),
-                np.fft.rfftfreq(n_x, spacing),
+                np.fft.rfftfreq(n_x, spacing)[columns],
             )
         )
         return xp.sqrt(z[:, None, None] + y[:, None] + x)
@@ -124,17 +134,38 @@ def mean_amplitude(half: Array, knots: RadialKnots) -> tuple[Array, Array]:
     n_voxels
         float64, Fourier voxels of the full spectrum at each knot.
     """
+    return means_at_knots(amplitude_sums(half, knots))
+
+
+def amplitude_sums(half: Array, knots: RadialKnots, columns: slice = slice(None)) -> Array:
+    """Return sums of ``abs(half)``, and numbers of Fourier voxels, at each knot.
+
+    Parameters
+    ----------
+    half
+        Some columns of the half spectrum of a volume.
+    knots
+        Where to measure; its shape is the volume's.
+    columns
+        Which columns these are.
+
+    Returns
+    -------
+    sums
+        float64, NumPy, of shape (2, knots + 1): amplitudes and voxels; the first knot is DC.
+    """
     xp = namespace_of(half)
-    sums, counts = xp.zeros(knots.n_knots + 1), xp.zeros(knots.n_knots + 1)
-    twice = _weight_of_columns(knots.shape[2], half.shape[2], xp)
+    sums = xp.zeros((2, knots.n_knots + 1))
+    twice = _weight_of_columns(knots.shape[2], xp)[columns]
     for planes in slabs(half.shape[0], half.shape[1] * half.shape[2]):
-        place = xp.rint(knots.frequency_of(planes, xp) / np.float32(knots.step_per_angstrom))
+        frequency = knots.frequency_of(planes, xp, columns)
+        place = xp.rint(frequency / np.float32(knots.step_per_angstrom))
         place = xp.minimum(place.astype(np.int32), knots.n_knots).ravel()
         weight = xp.broadcast_to(twice, half[planes].shape)
-        counts += xp.bincount(place, weights=weight.ravel(), minlength=sums.size)
+        sums[1] += xp.bincount(place, weights=weight.ravel(), minlength=sums.shape[1])
         weight = xp.abs(half[planes]) * weight
-        sums += xp.bincount(place, weights=weight.ravel(), minlength=sums.size)
-    return _means(to_host(sums)[1:], to_host(counts)[1:])
+        sums[0] += xp.bincount(place, weights=weight.ravel(), minlength=sums.shape[1])
+    return to_host(sums)
 
 
 def radial_spectrum(
@@ -175,12 +206,17 @@ def radial_spectrum(
     mean, std = require_contrast(volume)
     knots = RadialKnots(volume.shape, voxel_spacing_angstrom)
     half = to_half_spectrum(volume, subtract_and_divide(mean, std))
-    amplitude = mean_amplitude(half, knots)[0] / math.sqrt(volume.size)
+    return spectrum_at_knots(mean_amplitude(half, knots)[0], knots)
+
+
+def spectrum_at_knots(amplitude: Array, knots: RadialKnots) -> Spectrum:
+    """Return mean amplitudes as a spectrum, in units of white noise."""
+    scaled = amplitude / math.sqrt(math.prod(knots.shape))
     return Spectrum(
-        tuple(amplitude.tolist()),
+        tuple(scaled.tolist()),
         tuple(knots.frequency_per_angstrom.tolist()),
-        volume.shape,
-        voxel_spacing_angstrom,
+        knots.shape,
+        knots.voxel_spacing_angstrom,
     )
 
 
@@ -205,18 +241,37 @@ def spectrum_bytes(shape: Vec, *, dtype: str = "float32", compat: bool = False) 
     return voxels + half_bytes(shape, "complex128" if compat else "complex64") + slab_bytes(shape)
 
 
-def _weight_of_columns(n_x: int, n_columns: int, xp: Any) -> Array:
+def _weight_of_columns(n_x: int, xp: Any) -> Array:
     """Return 2 for columns that stand for themselves and their conjugates, 1 for the others."""
-    weight = np.full(n_columns, 2.0, np.float32)
+    weight = np.full(n_x // 2 + 1, 2.0, np.float32)
     weight[0] = 1
     if n_x % 2 == 0:
         weight[-1] = 1
     return xp.asarray(weight)
 
 
-def _means(sums: Array, counts: Array) -> tuple[Array, Array]:
-    """Divide sums by counts, filling knots that no voxel is near to."""
+def means_at_knots(sums: Array) -> tuple[Array, Array]:
+    """Divide sums by counts, filling knots that no voxel is near to.
+
+    Parameters
+    ----------
+    sums
+        What `amplitude_sums` returned for all columns together.
+
+    Returns
+    -------
+    amplitude, n_voxels
+        As `mean_amplitude` returns them.
+
+    Examples
+    --------
+    >>> amplitude, n_voxels = means_at_knots(np.array([[9.0, 4.0, 0.0, 6.0], [1, 2, 0, 1]]))
+    >>> amplitude.tolist(), n_voxels.tolist()
+    ([2.0, 4.0, 6.0], [2.0, 0.0, 1.0])
+    """
+    amplitudes, counts = sums[:, 1:]
     known = np.flatnonzero(counts)
     if known.size == 0:
-        return np.zeros_like(sums), counts
-    return np.interp(np.arange(sums.size), known, sums[known] / counts[known]), counts
+        return np.zeros_like(amplitudes), counts
+    means = amplitudes[known] / counts[known]
+    return np.interp(np.arange(counts.size), known, means), counts

@@ -19,9 +19,11 @@ import numpy as np
 
 from ..core.errors import PicksFormatError
 from .picks_table import checked_picks, make_picks
-from .text_table import TextTable, all_fixed, all_significant, read_text_table
+from .text_rows import PIECE_ROWS, fixed_cells, lines, significant_cells, whole_cells
+from .text_table import TextTable, read_text_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import pandas as pd
@@ -32,13 +34,12 @@ __all__ = [
     "dump_motl_em",
     "load_motl_csv",
     "load_motl_em",
+    "motl_csv_pieces",
     "motl_from_text",
     "picks_from_motl",
 ]
 
 N_MOTL_COLUMNS = 20
-_PIECE_ROWS = 1 << 16
-"""Rows turned into text at a time: as Python strings they take 20 times the room."""
 
 _KEPT = {
     "tomogram_number": 5,
@@ -91,16 +92,21 @@ def _whole(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return values.astype(np.int64) if (values == np.rint(values)).all() else values
 
 
-def _motl_values(table: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """Return (n, 20) float64 in raster order: by label if there is one, else as given."""
+def _in_raster_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Return checked picks by label if there is one, else as given."""
     picks = checked_picks(table)
     if "label" in picks.columns:
-        picks = picks.sort_values("label", kind="stable", ignore_index=True)
+        return picks.sort_values("label", kind="stable", ignore_index=True)
+    return picks
+
+
+def _motl_values(picks: pd.DataFrame, first_number: int = 1) -> np.ndarray[Any, Any]:
+    """Return (n, 20) float64 in the order given, numbered from ``first_number``."""
     values = np.zeros((len(picks), N_MOTL_COLUMNS))
     values[:, 0] = np.nan_to_num(picks["score"].to_numpy(), nan=0.0)
     values[:, 7:10] = picks[["x", "y", "z"]].to_numpy()
     values[:, 1:3] = values[:, 7:9]
-    values[:, 3] = np.arange(1, len(picks) + 1)
+    values[:, 3] = _numbers_from(first_number, len(picks))
     values[:, 19] = 1
     for name, column in {"particle_number": 4, **_KEPT}.items():
         if name in picks.columns:
@@ -108,13 +114,55 @@ def _motl_values(table: pd.DataFrame) -> np.ndarray[Any, Any]:
     return values
 
 
-def _as_published(table: pd.DataFrame) -> np.ndarray[Any, Any]:
+def _numbers_from(first: int, n: int) -> np.ndarray[Any, Any]:
+    return np.arange(first, first + n)
+
+
+def _published_lines(picks: pd.DataFrame, first_number: int) -> str:
     """Return DeePiCt's integers: cluster size, rounded x, y and x, y, z, a running number."""
-    if "n_voxels" in table.columns:
-        table = table.assign(score=table["n_voxels"])
-    values = _motl_values(table[[name for name in table.columns if name not in _KEPT]])
-    values[:, 3] = np.arange(1, len(values) + 1)
-    return np.rint(values).astype(np.int64)
+    if "n_voxels" in picks.columns:
+        picks = picks.assign(score=picks["n_voxels"].astype(np.float64))
+    values = _motl_values(picks[[name for name in picks.columns if name not in _KEPT]])
+    values[:, 3] = _numbers_from(first_number, len(picks))
+    columns = [whole_cells(column) for column in np.rint(values).astype(np.int64).T]
+    return lines(columns, len(picks), ",")
+
+
+def _fractional_lines(picks: pd.DataFrame, first_number: int) -> str:
+    """Return positions with three decimals, other numbers as short as they are."""
+    places = {1, 2, 7, 8, 9}
+    columns = [
+        fixed_cells(values, 3) if column in places else significant_cells(values)
+        for column, values in enumerate(_motl_values(picks, first_number).T)
+    ]
+    return lines(columns, len(picks), ",")
+
+
+def motl_csv_pieces(tables: Iterable[pd.DataFrame], *, compat: bool = False) -> Iterator[bytes]:
+    """Yield the bytes of the file that `dump_motl_csv` makes of tables joined in this order.
+
+    Parameters
+    ----------
+    tables
+        Picks by ``label``, or in the order that is wanted; all with the same columns.
+    compat
+        As for `dump_motl_csv`.
+
+    Examples
+    --------
+    >>> some, more = make_picks([[5, 88, 9]], [0.5]), make_picks([[6, 1, 2]], [0.25])
+    >>> print(b"".join(motl_csv_pieces([some, more])).decode(), end="")
+    0.5,9.000,88.000,1,0,0,0,9.000,88.000,5.000,0,0,0,0,0,0,0,0,0,1
+    0.25,2.000,1.000,2,0,0,0,2.000,1.000,6.000,0,0,0,0,0,0,0,0,0,1
+    """
+    lines_of = _published_lines if compat else _fractional_lines
+    n_before = 0
+    for table in tables:
+        picks = checked_picks(table)
+        for start in range(0, len(picks), PIECE_ROWS):
+            piece = picks.iloc[start : start + PIECE_ROWS]
+            yield lines_of(piece, n_before + start + 1).encode()
+        n_before += len(picks)
 
 
 def dump_motl_csv(table: pd.DataFrame, *, compat: bool = False) -> bytes:
@@ -135,22 +183,7 @@ def dump_motl_csv(table: pd.DataFrame, *, compat: bool = False) -> bytes:
     >>> print(dump_motl_csv(picks).decode(), end="")
     0.5,9.000,88.250,1,0,0,0,9.000,88.250,5.000,0,0,0,0,0,0,0,0,0,1
     """
-    if compat:
-        lines = [",".join(str(value) for value in row) for row in _as_published(table)]
-        return "".join(f"{line}\n" for line in lines).encode()
-    values = _motl_values(table)
-    pieces = range(0, len(values), _PIECE_ROWS)
-    return "".join(_fractional_lines(values[i : i + _PIECE_ROWS]) for i in pieces).encode()
-
-
-def _fractional_lines(rows: np.ndarray[Any, Any]) -> str:
-    """Return rows as text: positions with three decimals, other numbers as short as they are."""
-    places = {1, 2, 7, 8, 9}
-    columns = [
-        all_fixed(values, 3) if column in places else all_significant(values)
-        for column, values in enumerate(rows.T)
-    ]
-    return "".join(f"{','.join(cells)}\n" for cells in zip(*columns, strict=True))
+    return b"".join(motl_csv_pieces([_in_raster_order(table)], compat=compat))
 
 
 def dump_motl_em(table: pd.DataFrame) -> bytes:
@@ -161,7 +194,7 @@ def dump_motl_em(table: pd.DataFrame) -> bytes:
     >>> len(dump_motl_em(make_picks([[5, 88, 9]], [0.5])))
     592
     """
-    values = _motl_values(table).astype("<f4")
+    values = _motl_values(_in_raster_order(table)).astype("<f4")
     header = struct.pack("<bbbb3i", 6, 0, 0, 5, N_MOTL_COLUMNS, len(values), 1)
     return header.ljust(_EM_HEADER_BYTES, b"\0") + values.tobytes()
 

@@ -18,22 +18,29 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import PicksFormatError
 from ..core.geometry import as_vec
-from .motl import N_MOTL_COLUMNS, dump_motl_csv, dump_motl_em, load_motl_em, motl_from_text
-from .picks_csv import dump_picks_csv, picks_from_text
+from .motl import (
+    N_MOTL_COLUMNS,
+    dump_motl_csv,
+    dump_motl_em,
+    load_motl_em,
+    motl_csv_pieces,
+    motl_from_text,
+)
+from .picks_csv import dump_picks_csv, picks_csv_pieces, picks_from_text
 from .picks_table import TomogramFrame
 from .replace import replace_file
-from .star import dump_star, load_star
+from .star import dump_star, load_star, star_pieces
 from .text_table import read_text_table
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pandas as pd
 
     from .picks_table import Centre
 
-__all__ = ["FORMATS", "PicksFormat", "read_picks", "write_picks"]
+__all__ = ["FORMATS", "PicksFormat", "read_picks", "write_pick_batches", "write_picks"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +53,8 @@ class PicksFormat:
     dump: Callable[[pd.DataFrame, TomogramFrame], bytes]
     endings: tuple[str, ...] = ()
     """Endings that choose this format; a format without any is chosen by name only."""
+    pieces: Callable[[Iterable[pd.DataFrame], TomogramFrame], Iterator[bytes]] | None = None
+    """Turns tables in the order of the file into its bytes, where a file can grow by its end."""
 
 
 def _load_text(path: Path, _frame: TomogramFrame) -> pd.DataFrame:
@@ -56,12 +65,27 @@ def _load_text(path: Path, _frame: TomogramFrame) -> pd.DataFrame:
 
 
 FORMATS: dict[str, PicksFormat] = {
-    "csv": PicksFormat(_load_text, lambda t, _: dump_picks_csv(t), (".csv", ".txt", ".tsv")),
-    "motl": PicksFormat(_load_text, lambda t, _: dump_motl_csv(t)),
-    "motl-deepict": PicksFormat(_load_text, lambda t, _: dump_motl_csv(t, compat=True)),
+    "csv": PicksFormat(
+        _load_text,
+        lambda t, _: dump_picks_csv(t),
+        (".csv", ".txt", ".tsv"),
+        lambda tables, _: picks_csv_pieces(tables),
+    ),
+    "motl": PicksFormat(
+        _load_text, lambda t, _: dump_motl_csv(t), pieces=lambda tables, _: motl_csv_pieces(tables)
+    ),
+    "motl-deepict": PicksFormat(
+        _load_text,
+        lambda t, _: dump_motl_csv(t, compat=True),
+        pieces=lambda tables, _: motl_csv_pieces(tables, compat=True),
+    ),
     "em": PicksFormat(lambda p, _: load_motl_em(p), lambda t, _: dump_motl_em(t), (".em",)),
-    "star": PicksFormat(load_star, dump_star, (".star",)),
-    "relion4": PicksFormat(load_star, functools.partial(dump_star, version=4)),
+    "star": PicksFormat(load_star, dump_star, (".star",), star_pieces),
+    "relion4": PicksFormat(
+        load_star,
+        functools.partial(dump_star, version=4),
+        pieces=functools.partial(star_pieces, version=4),
+    ),
 }
 """Every format by name."""
 
@@ -211,7 +235,7 @@ def write_picks(
     ...     path.read_text().splitlines()
     ['score,x,y,z', '0.75,9.000,88.000,5.000']
     """
-    path = Path(path)
+    path = _in_a_folder(Path(path))
     frame = TomogramFrame(
         voxel_spacing_angstrom=voxel_spacing_angstrom,
         shape=None if tomogram_shape is None else as_vec(tomogram_shape),
@@ -219,8 +243,64 @@ def write_picks(
         tilt_series_pixel_size_angstrom=tilt_series_pixel_size_angstrom,
         centre=star_centre,
     )
+    replace_file(path, _format_of(path, file_format).dump(table, frame))
+
+
+def _in_a_folder(path: Path) -> Path:
+    """Return a path whose folder is there."""
     if not path.parent.is_dir():
         raise PicksFormatError(
             f"{path}: expected a folder to write into, found none; create {path.parent}"
         )
-    replace_file(path, _format_of(path, file_format).dump(table, frame))
+    return path
+
+
+def write_pick_batches(
+    tables: Iterable[pd.DataFrame],
+    path: str | os.PathLike[str],
+    frame: TomogramFrame,
+    *,
+    file_format: str | None = None,
+) -> None:
+    """Write a particle list that need not fit the memory: the bytes of `write_picks`.
+
+    The file grows as tables come, so it belongs into a folder that nobody reads yet.
+
+    Parameters
+    ----------
+    tables
+        Picks tables of the same columns, at least one, which may have no rows. In the order of the
+        file: for picks.csv by falling score, ties by label; for motl and STAR files by label. Each
+        pick has a score.
+    path
+        As for `write_picks`, but no ``.em``: that begins with the number of picks.
+    frame
+        The tomogram; STAR files need it.
+    file_format
+        A key of `FORMATS`.
+
+    Raises
+    ------
+    PicksFormatError, SpacingError
+        Where the format is unknown or lacks something.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from deepict_dask.io.picks_table import make_picks
+    >>> tables = [make_picks([[5, 88, 9]], [0.75]), make_picks([[1, 2, 3]], [0.5])]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "picks.csv")
+    ...     write_pick_batches(tables, path, TomogramFrame())
+    ...     path.read_text().splitlines()
+    ['score,x,y,z', '0.75,9.000,88.000,5.000', '0.5,3.000,2.000,1.000']
+    """
+    path = _in_a_folder(Path(path))
+    pieces = _format_of(path, file_format).pieces
+    if pieces is None:
+        raise PicksFormatError(
+            f"{path}: expected a list that can grow by its end (csv, motl, star), found another; "
+            "write it from one table"
+        )
+    with path.open("wb") as file:
+        file.writelines(pieces(tables, frame))

@@ -17,28 +17,78 @@ import numpy as np
 
 from ..core.errors import PicksFormatError
 from .picks_table import by_falling_score, checked_picks, make_picks
-from .text_table import TextTable, all_fixed, is_number, read_text_table, significant
+from .text_rows import (
+    PIECE_ROWS,
+    Cells,
+    fixed_cells,
+    lines,
+    significant_cells,
+    whole_cells,
+    words,
+)
+from .text_table import TextTable, is_number, read_text_table, significant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
 
-__all__ = ["dump_picks_csv", "load_picks_csv", "picks_from_text"]
+__all__ = ["dump_picks_csv", "load_picks_csv", "picks_csv_pieces", "picks_from_text"]
 
 _HEADERLESS = {3: ("x", "y", "z"), 4: ("score", "x", "y", "z")}
 _FIRST = ("score", "x", "y", "z", "n_voxels", "label", "class_name")
 
 
-def _column_text(name: str, values: pd.Series[Any]) -> list[str]:
+def _cells(name: str, values: pd.Series[Any]) -> Cells:
     """Return one column as text: positions, floats, then whatever prints."""
     if name in ("z", "y", "x"):
-        return all_fixed(values, 3)
+        return fixed_cells(values, 3)
     if values.dtype.kind == "f":
-        blank = "nan" if name == "score" else ""
-        return [blank if np.isnan(value) else significant(value) for value in values]
-    return ["" if value is None or value != value else str(value) for value in values]
+        if name == "score" or not values.isna().any():
+            return significant_cells(values)
+        return words(["" if np.isnan(value) else significant(value) for value in values])
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iu":
+        return whole_cells(values)
+    texts = ["" if value is None or value != value else str(value) for value in values]
+    quoted = {text: _csv_line([text, ""])[:-2] for text in set(texts)}
+    return words([quoted[text] for text in texts])
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    """Return cells as a line, in quotes where they need some."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def picks_csv_pieces(tables: Iterable[pd.DataFrame]) -> Iterator[bytes]:
+    """Yield the bytes of the file that `dump_picks_csv` makes of tables joined in this order.
+
+    Parameters
+    ----------
+    tables
+        Picks by falling score, ties by label: at least one table, which may have no rows, all with
+        the same columns.
+
+    Examples
+    --------
+    >>> some, more = make_picks([[5, 88, 9]], [0.75]), make_picks([[1, 2, 3]], [0.5])
+    >>> print(b"".join(picks_csv_pieces([some, more])).decode(), end="")
+    score,x,y,z
+    0.75,9.000,88.000,5.000
+    0.5,3.000,2.000,1.000
+    """
+    names: list[str] = []
+    for table in tables:
+        picks = checked_picks(table)
+        if not names:
+            names = [name for name in _FIRST if name in picks.columns]
+            names += [name for name in picks.columns if name not in names]
+            yield _csv_line(names).encode()
+        for start in range(0, len(picks), PIECE_ROWS):
+            piece = picks.iloc[start : start + PIECE_ROWS]
+            yield lines([_cells(name, piece[name]) for name in names], len(piece), ",").encode()
 
 
 def dump_picks_csv(table: pd.DataFrame) -> bytes:
@@ -52,15 +102,7 @@ def dump_picks_csv(table: pd.DataFrame) -> bytes:
     0.75,3.000,2.000,1.000,7
     0.5,9.000,88.500,5.000,120
     """
-    picks = by_falling_score(checked_picks(table))
-    names = [name for name in _FIRST if name in picks.columns]
-    names += [name for name in picks.columns if name not in names]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    columns = [_column_text(name, picks[name]) for name in names]
-    writer.writerows(zip(*columns, strict=True))
-    return text.getvalue().encode()
+    return b"".join(picks_csv_pieces([by_falling_score(checked_picks(table))]))
 
 
 def _names_of(table: TextTable) -> Sequence[str]:

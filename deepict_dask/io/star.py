@@ -22,13 +22,24 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.errors import PicksFormatError
 from .picks_table import TomogramFrame, checked_picks, make_picks
-from .text_table import all_fixed, all_significant, significant
+from .star_write import (
+    CENTRED,
+    ORIGINS_ANGSTROM,
+    ORIGINS_PIXELS,
+    SCORES,
+    SPENT,
+    TOMOGRAM_NAMES,
+    UNBINNED,
+    centre_xyz,
+    dump_star,
+    star_pieces,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,157 +47,15 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["dump_star", "load_star"]
+__all__ = ["dump_star", "load_star", "star_pieces"]
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 _log = logging.getLogger(__name__)
 
-_CENTRED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ")
-_UNBINNED = tuple(f"rlnCoordinate{axis}" for axis in "XYZ")
-_ORIGINS_ANGSTROM = tuple(f"rlnOrigin{axis}Angst" for axis in "XYZ")
-_ORIGINS_PIXELS = tuple(f"rlnOrigin{axis}" for axis in "XYZ")
 _SUBTOMOGRAM_ANGLES = tuple(f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi"))
-_NAMES = ("rlnTomoName", "rlnMicrographName")
-_SCORES = ("rlnAutopickFigureOfMerit", "rlnLCCmax", "ptmLCCmax")
-_TEXT_COLUMNS = [*_NAMES, "rlnTomoParticleName", "rlnOpticsGroupName", "class_name"]
-_SPENT = {*_CENTRED, *_UNBINNED, *_ORIGINS_ANGSTROM, *_ORIGINS_PIXELS, *_NAMES, *_SCORES}
-"""Columns that the picks table holds in another form."""
-
+_TEXT_COLUMNS = [*TOMOGRAM_NAMES, "rlnTomoParticleName", "rlnOpticsGroupName", "class_name"]
 _SUFFIX = re.compile(r"(\.(tomostar|mrcs?|rec|st|map|em|zarr|gz|bz2))+$", re.IGNORECASE)
-
-
-# -- writing ------------------------------------------------------------------------------------
-
-
-def dump_star(table: pd.DataFrame, frame: TomogramFrame, *, version: Literal[4, 5] = 5) -> bytes:
-    """Return the bytes of a particles STAR file with an optics and a particles block.
-
-    Parameters
-    ----------
-    table
-        Picks. ``tomogram_name``, where it is a column, names each pick's tomogram.
-    frame
-        Spacing and, for RELION 5, shape of the tomogram; the name where the table has none.
-        The tilt series' pixel size is written to the optics block if it is given: RELION divides
-        by it, so that the voxel spacing of a binned tomogram must not stand in for it.
-    version
-        5: centred Å. 4: unbinned pixels, which need the tilt series' pixel size.
-
-    Raises
-    ------
-    SpacingError, PicksFormatError
-        Where the frame lacks what the positions need; says what to pass.
-
-    Examples
-    --------
-    >>> frame = TomogramFrame(voxel_spacing_angstrom=10.0, shape=(100, 200, 200), name="TS_01")
-    >>> text = dump_star(make_picks([[50, 100, 101]], [0.75]), frame).decode()
-    >>> text.splitlines()[-2].split()
-    ['TS_01', '10.000000', '0.000000', '0.000000', '1', 'TS_01/1', '0.75']
-    """
-    picks = checked_picks(table)
-    xyz = _centred_from(picks, frame) if version == 5 else _unbinned_from(picks, frame)
-    columns = _particle_columns(picks, frame, _CENTRED if version == 5 else _UNBINNED, xyz)
-    comment = "# version 50001" if version == 5 else "# version 30001"
-    blocks = {"optics": _optics_columns(columns, frame), "particles": columns}
-    text = "\n".join(f"{comment}\n\n{_block(name, block)}" for name, block in blocks.items())
-    return f"\n{text}\n".encode()
-
-
-def _centred_from(picks: pd.DataFrame, frame: TomogramFrame) -> Numbers:
-    """Return x, y, z in Å from the tomogram's centre."""
-    spacing = frame.need_spacing("STAR file")
-    return (picks[["x", "y", "z"]].to_numpy() - _centre_xyz(frame, "STAR file")) * spacing
-
-
-def _unbinned_from(picks: pd.DataFrame, frame: TomogramFrame) -> Numbers:
-    """Return x, y, z in unbinned pixels."""
-    scale = frame.need_spacing("STAR file") / frame.need_pixel_size("STAR file")
-    return picks[["x", "y", "z"]].to_numpy() * scale
-
-
-def _centre_xyz(frame: TomogramFrame, where: object) -> Numbers:
-    """Return the voxel that centred coordinates count from, on x, y, z."""
-    half = np.array(frame.need_shape(where)[::-1], np.float64) / 2
-    if frame.centre == "half":
-        return half
-    return half - frame.need_pixel_size(where) / frame.need_spacing(where)
-
-
-def _particle_columns(
-    picks: pd.DataFrame, frame: TomogramFrame, position_names: Sequence[str], xyz: Numbers
-) -> dict[str, list[str]]:
-    """Return the particles block as columns of text; our own columns come last."""
-    names = _tomogram_names(picks, frame)
-    columns = {"rlnTomoName": names}
-    for name, values in zip(position_names, xyz.T, strict=True):
-        columns[name] = all_fixed(values, 6)
-    columns["rlnOpticsGroup"] = ["1"] * len(picks)
-    columns["rlnTomoParticleName"] = _particle_names(names)
-    if picks["score"].notna().all():
-        columns["rlnAutopickFigureOfMerit"] = all_significant(picks["score"])
-    for name in picks.columns:
-        if name not in {"z", "y", "x", "score", "tomogram_name", *_SPENT}:
-            columns[re.sub(r"\s+", "_", name)] = [_text(value) for value in picks[name]]
-    return columns
-
-
-def _tomogram_names(picks: pd.DataFrame, frame: TomogramFrame) -> list[str]:
-    if "tomogram_name" in picks.columns:
-        return [str(name) for name in picks["tomogram_name"]]
-    if frame.name is None:
-        raise PicksFormatError(
-            "STAR file: each particle names its tomogram and no name is known; "
-            "pass tomogram_name (--tomogram-name)"
-        )
-    return [frame.name] * len(picks)
-
-
-def _particle_names(tomograms: Sequence[str]) -> list[str]:
-    """Return NAME/1, NAME/2, ... counted in each tomogram."""
-    seen: dict[str, int] = {}
-    names = []
-    for tomogram in tomograms:
-        seen[tomogram] = seen.get(tomogram, 0) + 1
-        names.append(f"{tomogram}/{seen[tomogram]}")
-    return names
-
-
-def _optics_columns(
-    particles: Mapping[str, list[str]], frame: TomogramFrame
-) -> dict[str, list[str]]:
-    groups = sorted(set(particles["rlnOpticsGroup"]) or {"1"}, key=int)
-    columns = {
-        "rlnOpticsGroup": groups,
-        "rlnOpticsGroupName": [f"opticsGroup{group}" for group in groups],
-    }
-    if frame.tilt_series_pixel_size_angstrom is not None:
-        pixel = significant(frame.tilt_series_pixel_size_angstrom)
-        columns["rlnTomoTiltSeriesPixelSize"] = [pixel] * len(groups)
-    return columns
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        return significant(float(value))
-    return str(value)
-
-
-def _quoted(cell: str) -> str:
-    """Return a cell as one STAR word."""
-    is_one_word = cell.split() == [cell] and cell[0] not in "#_'"
-    return cell if is_one_word else f'"{cell}"'
-
-
-def _block(name: str, columns: Mapping[str, list[str]]) -> str:
-    header = "\n".join(f"_{column} #{number}" for number, column in enumerate(columns, 1))
-    rows = zip(*columns.values(), strict=True)
-    lines = "".join(" ".join(_quoted(cell) for cell in row) + "\n" for row in rows)
-    return f"data_{name}\n\nloop_\n{header}\n{lines}"
-
-
-# -- reading ------------------------------------------------------------------------------------
 
 
 def load_star(path: Path, frame: TomogramFrame) -> pd.DataFrame:
@@ -216,12 +85,12 @@ def load_star(path: Path, frame: TomogramFrame) -> pd.DataFrame:
     blocks = _blocks(path)
     particles = _of_tomogram(_particles(blocks, path), frame, path)
     zyx = _voxels(particles, blocks.get("optics"), frame, path)[:, ::-1]
-    score = next((particles[name] for name in _SCORES if name in particles.columns), None)
+    score = next((particles[name] for name in SCORES if name in particles.columns), None)
     picks = make_picks(zyx, score)
-    name = next((name for name in _NAMES if name in particles.columns), None)
+    name = next((name for name in TOMOGRAM_NAMES if name in particles.columns), None)
     if name is not None:
         picks["tomogram_name"] = particles[name].astype(str)
-    rest = [column for column in particles.columns if column not in _SPENT]
+    rest = [column for column in particles.columns if column not in SPENT]
     return checked_picks(picks.join(particles[rest]), path)
 
 
@@ -244,12 +113,12 @@ def _blocks(path: Path) -> dict[str, pd.DataFrame]:
 
 
 def _particles(blocks: Mapping[str, pd.DataFrame], path: Path) -> pd.DataFrame:
-    for names in (_CENTRED, _UNBINNED):
+    for names in (CENTRED, UNBINNED):
         for block in blocks.values():
             if set(names) <= set(block.columns):
                 return block.reset_index(drop=True)
     raise PicksFormatError(
-        f"{path}: expected a block with {_CENTRED[0]} or {_UNBINNED[0]}, "
+        f"{path}: expected a block with {CENTRED[0]} or {UNBINNED[0]}, "
         f"found blocks {sorted(blocks)}; give a particles file"
     )
 
@@ -260,7 +129,7 @@ def _stem(name: str) -> str:
 
 def _of_tomogram(particles: pd.DataFrame, frame: TomogramFrame, path: Path) -> pd.DataFrame:
     """Return the rows of the tomogram that the frame names; all rows without a name."""
-    column = next((name for name in _NAMES if name in particles.columns), None)
+    column = next((name for name in TOMOGRAM_NAMES if name in particles.columns), None)
     if frame.name is None or column is None or particles.empty:
         return particles
     names = particles[column].astype(str)
@@ -280,11 +149,11 @@ def _voxels(
 ) -> Numbers:
     """Return x, y, z in voxels, refinement offsets applied."""
     pixel = _pixel_sizes(particles, optics, frame)
-    if set(_CENTRED) <= set(particles.columns):
+    if set(CENTRED) <= set(particles.columns):
         spacing = frame.need_spacing(path)
         shift = _offsets(particles, pixel)
-        return (_numbers(particles, _CENTRED, path) - shift) / spacing + _centre_xyz(frame, path)
-    coordinates = _numbers(particles, _UNBINNED, path)
+        return (_numbers(particles, CENTRED, path) - shift) / spacing + centre_xyz(frame, path)
+    coordinates = _numbers(particles, UNBINNED, path)
     if pixel is None:
         _log.warning(
             "%s: no pixel size found; its coordinates are taken as voxels of the tomogram", path
@@ -340,10 +209,10 @@ def _with_optics(particles: pd.DataFrame, optics: pd.DataFrame | None) -> dict[s
 
 def _offsets(particles: pd.DataFrame, pixel: Numbers | None) -> Numbers:
     """Return the offsets x, y, z in Å that refinement found, in the tomogram's axes."""
-    if set(_ORIGINS_ANGSTROM) <= set(particles.columns):
-        shift = particles[list(_ORIGINS_ANGSTROM)].to_numpy(np.float64)
-    elif set(_ORIGINS_PIXELS) <= set(particles.columns) and pixel is not None:
-        shift = particles[list(_ORIGINS_PIXELS)].to_numpy(np.float64) * pixel[:, None]
+    if set(ORIGINS_ANGSTROM) <= set(particles.columns):
+        shift = particles[list(ORIGINS_ANGSTROM)].to_numpy(np.float64)
+    elif set(ORIGINS_PIXELS) <= set(particles.columns) and pixel is not None:
+        shift = particles[list(ORIGINS_PIXELS)].to_numpy(np.float64) * pixel[:, None]
     else:
         return np.zeros((len(particles), 3))
     if len(shift) == 0 or not set(_SUBTOMOGRAM_ANGLES) <= set(particles.columns):

@@ -6,13 +6,10 @@ from dataclasses import replace
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import ConfigError, OutputExistsError
-from ..core.geometry import Box
-from ..engine import check_budget, fingerprint, request_key, transform_volume
-from ..engine.arrays import naming
-from ..engine.spectral import run_whole
-from ..equalization import EqualizeOp, radial_spectrum
-from ..equalization.spectrum import spectrum_bytes
+from ..core.errors import ConfigError
+from ..engine import StagedOutput, fingerprint, request_key, transform_volume
+from ..engine.spectral import measure_volume
+from ..equalization import EqualizeOp, SpectrumOp
 from ..io.spectrum import read_physical_spectrum, read_spectrum, write_spectrum
 from ..io.volumes import open_volume
 from .session import measure_statistics
@@ -22,57 +19,60 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..config import EqualizeSettings
-    from ..core.spectrum import Spectrum
+    from ..core.statistics import VolumeStatistics
     from ..core.volume import VolumeReader
     from .session import Session
 
 __all__ = ["equalize_volume", "measure_spectrum", "plan_equalize"]
 
 
-def _spectrum_of(reader: VolumeReader, spacing: float | None, compat: bool) -> Spectrum:  # noqa: FBT001 - the body of a task
-    """Read a whole volume and measure its spectrum: the body of the task."""
-    volume = reader.read(Box.whole(reader.header.shape))
-    with naming(reader.path):
-        return radial_spectrum(volume, spacing, compat=compat)
-
-
 def measure_spectrum(session: Session, source: Path, target: Path, *, compat: bool = False) -> Path:
     """Write the radial amplitude spectrum of a tomogram as a table (.tsv).
+
+    A volume that does not fit a worker is transformed in pieces.
 
     Raises
     ------
     OutputExistsError
         The table exists.
     BudgetError
-        The volume does not fit one worker.
+        Not even the smallest pieces fit a worker.
+    VoxelValueError
+        The tomogram has NaN or infinite voxels, or no contrast.
     """
-    import tempfile
-
     source = source.absolute()  # workers may run in another folder
-
-    if target.exists() and not session.overwrite:
-        raise OutputExistsError(
-            f"{target}: expected no such output, found one; give another name, or --overwrite"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    request = {
+        "job": "spectrum", "input": fingerprint(source), "compat": compat,
+        "spacing": session.voxel_spacing_angstrom,
+    }  # fmt: skip
+    key = request_key(request)
+    with StagedOutput(target, key, overwrite=session.overwrite, marks=()) as output:
         reader = open_volume(
             source,
             voxel_spacing_angstrom=session.voxel_spacing_angstrom,
-            scratch=scratch,
+            scratch=output.partial / "scratch",
             spacing_required=not compat,
         )
-        statistics = measure_statistics(session, reader, name="statistics")
-        statistics.require_finite(reader.path)
         header = reader.header
-        needed = spectrum_bytes(header.shape, dtype=header.dtype, compat=compat)
-        check_budget("spectrum", needed, session.workers.memory_bytes)
-        spectrum = run_whole(
-            session.workers, "spectrum", reader.path,
-            _spectrum_of, reader, header.voxel_spacing_angstrom, compat,
-        )  # fmt: skip
-    write_spectrum(target, spectrum, overwrite=session.overwrite)
+        spectrum = measure_volume(
+            session.workers,
+            SpectrumOp(header.voxel_spacing_angstrom, compat, header.dtype),
+            reader,
+            statistics=_checked_statistics(session, reader),
+            scratch=output.partial / "pieces",
+            progress=session.progress,
+        )
+        write_spectrum(output.partial / "spectrum.tsv", spectrum)
+        output.commit("spectrum.tsv")
     return target
+
+
+def _checked_statistics(session: Session, reader: VolumeReader) -> VolumeStatistics:
+    """Measure a volume; refuse one without a spectrum."""
+    statistics = measure_statistics(session, reader, name="statistics")
+    statistics.require_finite(reader.path)
+    statistics.require_contrast(reader.path)
+    return statistics
 
 
 def plan_equalize(settings: EqualizeSettings, reader: VolumeReader) -> EqualizeOp:
@@ -107,10 +107,12 @@ def equalize_volume(
 ) -> Path:
     """Write a tomogram with the target's amplitudes, float32.
 
+    A volume that does not fit a worker is transformed in pieces.
+
     Raises
     ------
     BudgetError
-        The volume and its transform do not fit one worker.
+        Not even the smallest pieces fit a worker.
     VoxelValueError
         The tomogram has NaN or infinite voxels, or no contrast.
     """
@@ -127,12 +129,14 @@ def equalize_volume(
             scratch=output.scratch,
             spacing_required=settings.compat is None,
         )
-        statistics = measure_statistics(session, reader, name="statistics")
-        statistics.require_finite(reader.path)
-        statistics.require_contrast(reader.path)
-        op = plan_equalize(settings, reader)
-        sink = output.sink(replace(reader.header, dtype="float32"), session.chunks)
-        with session.progress.stage(op.name, 1) as advance:
-            transform_volume(session.workers, op, reader, sink)
-            advance(1)
+        statistics = _checked_statistics(session, reader)
+        transform_volume(
+            session.workers,
+            plan_equalize(settings, reader),
+            reader,
+            output.sink(replace(reader.header, dtype="float32"), session.chunks),
+            statistics=statistics,
+            scratch=output.staged.partial / "pieces",
+            progress=session.progress,
+        )
     return target

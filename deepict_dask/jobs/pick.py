@@ -2,9 +2,10 @@
 
 1. Label chunk by chunk and merge up a tree; clusters that fail the size limits, or lack the contact
    with a region that is asked for, are dropped as soon as they are finished (`LabelReduction`).
-2. Colocalization, if asked for: clusters whose centroid is far from a region are dropped.
-3. Distances of the centroids that are left to the regions (`pick_regions.py`).
-4. Label each chunk again and write the clusters that were kept (`RelabelOp`).
+2. Merge the clusters in raster order (`pick_clusters.py`). Colocalization, if asked for: clusters
+   whose centroid is far from a region are dropped.
+3. Label each chunk again and write the clusters that were kept (`RelabelOp`).
+4. Distances of the centroids that are left to the regions (`pick_regions.py`).
 5. Tables and particle lists.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +37,14 @@ from ..io.volumes import open_volume
 from ..labelling import LabelReduction, RelabelOp, SelectSettings
 from ..labelling.measure import score_unit
 from ..labelling.merge import KeepRule
-from ..labelling.op import sorted_rows
-from ..particles import cluster_table
 from ..particles.tables import centroids
+from .pick_clusters import (
+    BATCH_ROWS,
+    SEARCH_ROWS,
+    ClusterTables,
+    gather_clusters,
+    store_distances,
+)
 from .pick_nothing import warn_of_everything, warn_of_nothing
 from .pick_outputs import PickReport, write_tables
 from .pick_regions import RegionMasks, open_regions
@@ -46,13 +53,13 @@ from .region_search import search_regions
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
-
     from ..config import PickSettings
     from ..core.geometry import Block
     from ..core.tables import ClusterRows
     from ..core.volume import VolumeReader
+    from ..engine.runs import RowFile
     from ..labelling.merge import Renames
+    from .pick_clusters import ClusterFiles
     from .region_search import Search
     from .session import Session
 
@@ -67,11 +74,8 @@ class SpilledNames:
 
     spill: SpillFolder
     counts: Vec
-
-    @property
-    def kept_path(self) -> Path:
-        """Where the names of the kept clusters are."""
-        return Path(self.spill.path) / "kept_names.npy"
+    kept: RowFile
+    """Sorted names of the kept clusters."""
 
     def renames_above(self, block: Block) -> Sequence[Renames]:
         """Return the renames of the nodes above a chunk, from its parent to the root."""
@@ -79,10 +83,9 @@ class SpilledNames:
         loaded = (self.spill.load(node, "renames") for node in nodes)
         return [pairs for pairs in loaded if pairs is not None]
 
-    def kept_names(self) -> Array:
-        """Return the sorted names of the kept clusters, mapped: only what is looked up is read."""
-        loaded: Array = np.load(self.kept_path, mmap_mode="r")
-        return loaded
+    def kept_names(self) -> RowFile:
+        """Return the sorted names of the kept clusters: only what is looked up is read."""
+        return self.kept
 
 
 def pick_particles(
@@ -135,11 +138,11 @@ def pick_particles(
     key = request_key(request)
     with StagedOutput(target, key, overwrite=session.overwrite) as staged:
         job = _open_job(session, staged, score, masks, settings)
-        rows = job.near_regions(job.label())
-        job.write_volumes(rows)
+        clusters = job.label()
+        job.write_volumes(clusters)
         report = write_tables(
             staged.partial,
-            job.cluster_table(rows),
+            job.tables(clusters),
             job.score.header,
             settings,
             request={**request, "key": key},
@@ -176,8 +179,8 @@ class _PickJob:
     def spill(self) -> SpillFolder:
         return SpillFolder(str(self.staged.partial / "nodes"))
 
-    def label(self) -> ClusterRows:
-        """Return the rows of the clusters within the size limits, in raster order."""
+    def label(self) -> ClusterFiles:
+        """Return the clusters within the size limits and near their regions, in raster order."""
         s = self.settings
         rule = KeepRule(
             min_size=s.min_size + (1 if s.compat else 0),
@@ -202,27 +205,38 @@ class _PickJob:
                 self.session.workers, reduction, [self.score, *stack], self.grid,
                 spill=self.spill, on_done=advance,
             )  # fmt: skip
-        kept = self.spill.load_all("kept")
-        rows = sorted_rows(np.concatenate([root.kept, *kept]))
-        if len(rows) == 0:
-            warn_of_nothing(self.session, self.score, s, n_clusters=root.n_finished)
+        clusters = gather_clusters(
+            Path(self.spill.path),
+            self.spill.files("kept"),
+            len(self.masks.known),
+            self._is_near,
+            batch_rows=SEARCH_ROWS if self.masks.nearness else BATCH_ROWS,
+        )
+        if len(clusters) == 0:
+            n_clusters = clusters.n_found or root.n_finished
+            warn_of_nothing(self.session, self.score, s, n_clusters=n_clusters)
+        return clusters
+
+    def _is_near(self, rows: ClusterRows) -> Array:
+        """Say of clusters whether their centroids are near all regions of colocalization."""
         warn_of_everything(self.score, rows)
-        return rows
+        distances = self._distances(self.masks.nearness, rows)
+        near: Array = np.logical_not(np.isnan(distances).any(axis=0))
+        return near
 
-    def near_regions(self, rows: ClusterRows) -> ClusterRows:
-        """Return the rows of clusters with their centroids near all regions of colocalization."""
-        near = ~np.isnan(self._distances(self.masks.nearness, rows)).any(axis=0)
-        if len(rows) and not near.any():
-            warn_of_nothing(self.session, self.score, self.settings, n_clusters=len(rows))
-        return rows[near]
-
-    def cluster_table(self, rows: ClusterRows) -> pd.DataFrame:
-        """Return the cluster table with the distances to the regions."""
-        return cluster_table(
-            rows,
-            score_unit=score_unit(self.score.header.dtype),
+    def tables(self, clusters: ClusterFiles) -> ClusterTables:
+        """Return the tables, once the distances to the regions are measured."""
+        scratch = Path(self.spill.path)
+        searches = self.masks.measured
+        measure = partial(self._distances, searches)
+        return ClusterTables(
+            clusters,
+            store_distances(scratch / "distances", clusters, measure, len(searches)),
+            scratch,
+            score_unit(self.score.header.dtype),
             regions=self.masks.names,
-            columns=self.masks.columns(self._distances(self.masks.measured, rows)),
+            columns=self.masks.columns,
+            class_name=self.settings.class_name,
         )
 
     def _distances(self, searches: Sequence[Search], rows: ClusterRows) -> Array:
@@ -230,10 +244,9 @@ class _PickJob:
         points = np.rint(centroids(rows)).astype(np.int64)
         return search_regions(self.session, searches, points, self.grid)
 
-    def write_volumes(self, rows: ClusterRows) -> None:
+    def write_volumes(self, clusters: ClusterFiles) -> None:
         """Write the segmentation, and the label map where asked for."""
-        names = SpilledNames(self.spill, self.grid.counts)
-        np.save(names.kept_path, rows["first_voxel"])
+        names = SpilledNames(self.spill, self.grid.counts, clusters.names)
         self._write("segmentation", names, as_label_map=False)
         if self.settings.label_map:
             self._write("label_map", names, as_label_map=True)

@@ -10,16 +10,16 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ..io.picks import write_picks
-from ..particles import picks_table
+from ..io.parquet import write_parquet
+from ..io.picks import write_pick_batches
+from ..io.picks_table import TomogramFrame
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pandas as pd
-
     from ..config import PickSettings
     from ..core.volume import VolumeHeader
+    from .pick_clusters import ClusterTables
 
 __all__ = ["PickReport", "write_tables"]
 
@@ -36,7 +36,7 @@ class PickReport:
 
 def write_tables(
     folder: Path,
-    clusters: pd.DataFrame,
+    tables: ClusterTables,
     header: VolumeHeader,
     settings: PickSettings,
     *,
@@ -51,8 +51,8 @@ def write_tables(
     ----------
     folder
         Where to; files of the same names are replaced.
-    clusters
-        Cluster table in raster order.
+    tables
+        Clusters and picks.
     header
         Of the score map: shape and spacing turn voxels into Å in the STAR file.
     settings
@@ -66,33 +66,32 @@ def write_tables(
     started
         When the job began, for the record.
     """
-    clusters.to_parquet(folder / "clusters.parquet", index=False)
-    picks = picks_table(clusters, settings.class_name)
-    frame: dict[str, Any] = {
-        "voxel_spacing_angstrom": header.voxel_spacing_angstrom,
-        "tomogram_shape": header.shape,
-        "tomogram_name": tomogram_name,
-    }
-    write_picks(picks, folder / "picks.csv", **frame)
+    n_picks = write_parquet(tables.cluster_tables(), folder / "clusters.parquet")
+    frame = TomogramFrame(
+        voxel_spacing_angstrom=header.voxel_spacing_angstrom,
+        shape=header.shape,
+        name=tomogram_name,
+    )
+    write_pick_batches(tables.picks_by_falling_score(), folder / "picks.csv", frame)
     motl = "motl-deepict" if settings.compat else None
-    write_picks(picks, folder / "motl.csv", **frame, file_format=motl)
+    write_pick_batches(tables.picks(), folder / "motl.csv", frame, file_format=motl)
     if header.voxel_spacing_angstrom is None:
         log.warning(
             "%s: no voxel spacing is known, so picks.star (in Å) is not written; "
             "give --voxel-spacing-angstrom", tomogram_name,
         )  # fmt: skip
     else:
-        write_picks(picks, folder / "picks.star", **frame)
+        write_pick_batches(tables.picks(), folder / "picks.star", frame)
     record = {
         "versions": versions(),
         "inputs": inputs,
         "request": request,
-        "n_picks": len(picks),
+        "n_picks": n_picks,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     (folder / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
-    return PickReport(folder, len(picks))
+    return PickReport(folder, n_picks)
 
 
 def versions() -> dict[str, str]:

@@ -1,5 +1,8 @@
 """Statistics of the components of one chunk, in one pass over the chosen voxels.
 
+Voxels that follow one another on x in one component are a run, whose coordinates are added to its
+component in one step; scores are added voxel by voxel.
+
 The voxels are visited in pieces, so that temporaries do not grow with the chunk, and the last piece
 first, so that the first voxel of a component is the one that is noted last. Sums are taken in
 int64: they are exact, whatever the order.
@@ -60,7 +63,7 @@ def _pieces(labels: Labels) -> Iterator[tuple[Labels, Labels]]:
     values = labels.ravel()
     for start in reversed(range(0, values.size, PIECE_VOXELS)):
         piece = values[start : start + PIECE_VOXELS]
-        inside = np.flatnonzero(piece)
+        inside = np.flatnonzero(piece != 0)  # of bools: twice as fast as of integers
         if len(inside):
             yield inside + start, piece[inside].astype(np.int64) - 1
 
@@ -139,18 +142,47 @@ def measure_components(
     rows = _rows_before_any_voxel(n, n_regions)
     scores, bits = score.ravel(), None if regions is None else regions.ravel()
     for flat, place in _pieces(labels):
-        z, y, x, raster = _raster_index(flat, box, shape)
-        rows["first_voxel"][place[::-1]] = raster[::-1]  # the last assignment wins
-        np.add.at(rows["n_voxels"], place, 1)
-        for name, coordinate in (("z", z), ("y", y), ("x", x)):
-            np.add.at(rows[f"sum_{name}"], place, coordinate)
-            narrow = coordinate.astype(np.int32)
-            np.minimum.at(rows[f"{name}_min"], place, narrow)
-            np.maximum.at(rows[f"{name}_max"], place, narrow)
+        starts = _run_starts(flat, place, box.shape[2])
+        lengths = np.diff(starts, append=len(flat))
+        _add_runs(rows, place[starts], _raster_index(flat[starts], box, shape), lengths)
         _add_scores(rows, place, scores[flat], math.prod(shape))
         if bits is not None:
             _count_in_regions(rows, place, bits[flat])
     return rows
+
+
+def _run_starts(flat: Labels, place: Labels, row_length: int) -> Labels:
+    """Return where runs start: neighbours on x with one label, never over the end of a row.
+
+    Statistics of runs are a few numbers each, and blobs have several voxels in a run.
+
+    Examples
+    --------
+    >>> _run_starts(np.array([0, 1, 2, 3, 4, 6]), np.array([0, 0, 0, 0, 5, 5]), 3).tolist()
+    [0, 3, 4, 5]
+    """
+    is_start = np.empty(len(flat), bool)
+    is_start[0] = True
+    np.not_equal(flat[1:], flat[:-1] + 1, out=is_start[1:])
+    is_start[1:] |= place[1:] != place[:-1]
+    starts = np.flatnonzero(is_start)
+    ends = flat[starts] % row_length + np.diff(starts, append=len(flat))
+    if ends.max() > row_length:
+        starts = np.flatnonzero(is_start | (flat % row_length == 0))
+    return starts
+
+
+def _add_runs(rows: ClusterRows, place: Labels, start: tuple[Labels, ...], lengths: Labels) -> None:
+    """Add the voxels of runs along x, given by their first voxels and lengths."""
+    z, y, x, raster = start
+    rows["first_voxel"][place[::-1]] = raster[::-1]  # the last assignment wins
+    np.add.at(rows["n_voxels"], place, lengths)
+    np.add.at(rows["sum_z"], place, z * lengths)
+    np.add.at(rows["sum_y"], place, y * lengths)
+    np.add.at(rows["sum_x"], place, x * lengths + lengths * (lengths - 1) // 2)
+    for name, low, high in (("z", z, z), ("y", y, y), ("x", x, x + lengths - 1)):
+        np.minimum.at(rows[f"{name}_min"], place, low.astype(np.int32))
+        np.maximum.at(rows[f"{name}_max"], place, high.astype(np.int32))
 
 
 def _count_in_regions(rows: ClusterRows, place: Labels, bits: Labels) -> None:

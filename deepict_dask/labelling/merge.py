@@ -101,7 +101,7 @@ class LabelNode:
     open_rows: ClusterRows
     """Clusters that touch one of ``faces``, sorted by name."""
     kept: ClusterRows = field(default_factory=empty_rows)
-    """Finished clusters that passed, in no order."""
+    """Finished clusters that passed, in no order; sorted by name where they are stored."""
     renames: Renames = field(default_factory=no_renames)
     """Names given up inside this box since the last spill."""
     n_finished: int = 0
@@ -110,7 +110,10 @@ class LabelNode:
     def spill(self) -> tuple[LabelNode, dict[str, Array]]:
         """Return the node without what nobody above needs, and that as arrays to store."""
         light = replace(self, kept=self.kept[:0], renames=no_renames())
-        return light, {"kept": self.kept, "renames": self.renames}
+        kept, names = self.kept, self.kept["first_voxel"]
+        if (names[1:] < names[:-1]).any():  # most chunks have them in order
+            kept = np.take(kept, np.argsort(names))
+        return light, {"kept": kept, "renames": self.renames}
 
     @classmethod
     def of_labels(
@@ -149,8 +152,8 @@ def _close(box: Box, faces: dict[Face, Array], rows: ClusterRows, rule: KeepRule
     return LabelNode(
         box=box,
         faces={key: new_place[face] for key, face in faces.items()},
-        open_rows=rows[places],
-        kept=rows[finished & rule.passes(rows)],
+        open_rows=np.take(rows, places),  # of whole rows: many times faster than an index
+        kept=np.take(rows, np.flatnonzero(finished & rule.passes(rows))),
         n_finished=int(np.count_nonzero(finished)),
     )
 

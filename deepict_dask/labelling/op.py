@@ -8,6 +8,7 @@ the label map. Labels of pass 1 are not stored: labelling a chunk is cheaper tha
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -116,6 +117,16 @@ class LabelReduction(TreeReduction[LabelNode, LabelNode]):
         return per_voxel * math.prod(window_shape) + rows + _PIECE_BYTES
 
 
+class SortedNames(Protocol):
+    """Sorted int64 numbers: an array, or a file of which parts are read."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: Any, /) -> Any:
+        """Return one number, or an array of those of a slice."""
+        ...
+
+
 class ClusterNames(Protocol):
     """Finds what became of the labels of a chunk; picklable."""
 
@@ -123,7 +134,7 @@ class ClusterNames(Protocol):
         """Return the renames of the nodes above a chunk, from its parent to the root."""
         ...
 
-    def kept_names(self) -> Array:
+    def kept_names(self) -> SortedNames:
         """Return the sorted names (first voxels) of the clusters that are kept, int64."""
         ...
 
@@ -170,20 +181,31 @@ class RelabelOp(ChunkOp):
         return per_voxel * math.prod(window_shape) + names + _PIECE_BYTES
 
 
-def final_labels(names: Array, kept_names: Array) -> Array:
+def final_labels(names: Array, kept_names: SortedNames) -> Array:
     """Return the number of each name among the kept ones: 1-based, 0 where it was not kept.
+
+    The kept names are visited in pieces, and only those between the smallest and the largest name.
 
     Examples
     --------
     >>> final_labels(np.array([7, 3, 4]), np.array([3, 7])).tolist()
     [2, 1, 0]
     """
-    if len(kept_names) == 0:
-        return np.zeros(len(names), np.int64)
-    at = np.minimum(np.searchsorted(kept_names, names), len(kept_names) - 1)
-    return np.where(kept_names[at] == names, at + 1, 0)
+    numbers = np.zeros(len(names), np.int64)
+    if len(names) == 0:
+        return numbers
+    order = np.argsort(names)
+    ordered = names[order]
+    first = bisect_left(kept_names, ordered[0])
+    stop = bisect_right(kept_names, ordered[-1])
+    for start in range(first, stop, PIECE_VOXELS):
+        kept = kept_names[start : min(start + PIECE_VOXELS, stop)]
+        here = slice(*np.searchsorted(ordered, [kept[0], kept[-1] + 1]))
+        at = np.searchsorted(kept, ordered[here])
+        numbers[order[here]] = np.where(kept[at] == ordered[here], start + at + 1, 0)
+    return numbers
 
 
 def sorted_rows(rows: ClusterRows) -> ClusterRows:
     """Return rows in raster order of their first voxels: the order of the final labels."""
-    return rows[np.argsort(rows["first_voxel"])]
+    return np.take(rows, np.argsort(rows["first_voxel"]))

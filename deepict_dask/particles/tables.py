@@ -37,19 +37,22 @@ def cluster_table(
     score_unit: float,
     regions: Sequence[str] = (),
     columns: Mapping[str, Any] | None = None,
+    first_label: int = 1,
 ) -> pd.DataFrame:
     """Return the cluster table in raster order of the clusters' first voxels.
 
     Parameters
     ----------
     rows
-        Cluster rows in raster order; their labels are 1 to n.
+        Cluster rows in raster order; their labels are ``first_label`` and those that follow.
     score_unit
         Unit of the rows' score sums.
     regions
         Names of the regions whose voxels the rows count, in their order.
     columns
         Further columns by name, one value per row.
+    first_label
+        Label of the first row, for a part of a table.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def cluster_table(
     score_sum = rows["score_sum"] * score_unit
     positions = centroids(rows)
     table: dict[str, Any] = {
-        "label": np.arange(1, len(rows) + 1, dtype=np.int64),
+        "label": np.arange(first_label, first_label + len(rows), dtype=np.int64),
         "n_voxels": rows["n_voxels"],
         **{axis: positions[:, i] for i, axis in enumerate("zyx")},
         **{name: rows[name] for name in BoundingBoxColumns},
