@@ -27,6 +27,9 @@ _DASK_CONFIG = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
+    # The profiler calls sys._current_frames, which in CPython 3.11 can collect garbage while it
+    # holds the lock of all threads: seen once, a worker hung for good.
+    "distributed.worker.profile.enabled": False,
     "distributed.scheduler.allowed-failures": 3,
     "distributed.admin.log-format": "%(message)s",
     # What a task raises is reported once, in words, by the process that drives the work.
