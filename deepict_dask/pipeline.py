@@ -121,7 +121,9 @@ def _run_one(
         )
     folder = config.output / entry.name
     folder.mkdir(parents=True, exist_ok=True)
-    stages = _Stages(session, config, entry, folder, StageRecord(folder), say)
+    record = StageRecord(folder)
+    record.begin()
+    stages = _Stages(session, config, entry, folder, record, say)
     tomogram = stages.equalize()
     maps = stages.segment(tomogram)
     regions = stages.regions(maps)

@@ -33,6 +33,11 @@ class StageRecord:
         self._folder = folder
         self._path = folder / "stages.json"
 
+    def begin(self) -> None:
+        """Mark the folder as one of results, before the first output has its name."""
+        if not self._path.exists():
+            replace_file(self._path, "{}\n")
+
     def _keys(self) -> dict[str, str]:
         try:
             keys: dict[str, str] = json.loads(self._path.read_text())
