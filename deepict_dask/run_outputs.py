@@ -78,7 +78,12 @@ def model_of_region(region: RegionSettings) -> SegmentSettings:
     'cytosol.h5'
     """
     assert region.model is not None
-    return SegmentSettings(model=region.model, compat=region.compat, tiling=region.tiling)
+    return SegmentSettings(
+        model=region.model,
+        compat=region.compat,
+        tiling=region.tiling,
+        precision=region.precision,
+    )
 
 
 def models_of(config: RunConfig) -> list[SegmentSettings]:

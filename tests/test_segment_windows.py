@@ -20,6 +20,7 @@ from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
 from deepict_dask.segmentation.windows import (
     SegmentOp,
     choose_window,
+    network_work,
     normalise,
     pad_far_end,
     predict_window,
@@ -198,7 +199,7 @@ def test_the_chosen_window_fits_writes_whole_chunks_and_none_is_better(
     assert grid.one_shape
 
     def cost(g):
-        return math.ceil(g.n_blocks / n_workers) * math.prod(g.window_shape)
+        return math.ceil(g.n_blocks / n_workers) * network_work(g) // g.n_blocks
 
     for size in (64, 128, 256, 704):
         other = Grid(shape, (size,) * 3, op.halo, op.align, one_shape=True)
@@ -216,7 +217,8 @@ def test_a_budget_below_one_chunk_names_the_chunks_that_would_fit(model_paths):
     with pytest.raises(BudgetError) as caught:
         choose_window((512,) * 3, (256,) * 3, op, 300 << 20)
     words = str(caught.value)
-    assert "segment needs 1.5 GiB per task (window 304x304x304, 2 classes, float32)" in words
+    needed = op.bytes_needed((304,) * 3) >> 20
+    assert f"segment needs {needed} MiB per task (window 304x304x304, 2 classes, float32)" in words
     assert "but the budget is 300 MiB; chunks of 128x128x128 would need" in words
     with pytest.raises(BudgetError, match=r"even chunks of 4x4x4 .* --memory"):
         choose_window((512,) * 3, (256,) * 3, op, 1 << 20)

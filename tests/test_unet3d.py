@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from deepict_dask.core.errors import ModelFileError
-from deepict_dask.models.inference import InferenceUNet3D
+from deepict_dask.core.geometry import Box
+from deepict_dask.models.arranged import Affine, Conv3
+from deepict_dask.models.inference import InferenceUNet3D, decoded_parts
 from deepict_dask.models.unet3d import UNet3D, UNet3DSettings, needed_interval
 
 
@@ -112,24 +114,65 @@ def test_impossible_settings_are_refused_by_name(wrong):
         UNet3DSettings(**wrong)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("inputs", [1, 2, 8])
 @pytest.mark.parametrize(("outputs", "k"), [(2, 8), (4, 4), (8, 2), (16, 1)])
 @pytest.mark.parametrize("groups", [1, 2, 3, 5])
-def test_no_memory_beyond_a_row_is_looked_at(inputs, outputs, k, groups):
-    from deepict_dask.models.inference import _Affine, _Conv3
-
+def test_no_memory_beyond_a_row_is_looked_at(inputs, outputs, k, groups, dtype):
     torch.manual_seed(0)
     layer = torch.nn.Conv3d(inputs, outputs, 3, padding=1)
     z, y, x = 3, 5, k * groups
-    n = z * y * x * inputs
+    n = (z + 2) * y * x * inputs
+    identity = Affine.identity(layer.weight[:, 0, 0, 0, 0])
     with torch.inference_mode():
-        conv = _Conv3(layer, _Affine.identity(layer.weight[:, 0, 0, 0, 0]), k=k)
+        conv = Conv3(layer, identity, k=k, dtype=dtype)
         for _ in range(3):
             for size in (256, 1024, 4096, 16384, 65536):
                 _ = [torch.full((size,), float("nan")) for _ in range(20)]
-            around = torch.full((n + 4096,), float("nan"))
-            around[2048 : 2048 + n].normal_()
-            strides = (n, 1, y * x * inputs, x * inputs, inputs)
-            volume = around.as_strided((1, inputs, z, y, x), strides, storage_offset=2048)
-            expected = layer(volume.contiguous()).relu()
-            assert torch.allclose(conv(volume), expected, atol=1e-5)
+            around = torch.full((n + 4096,), float("nan"), dtype=dtype)
+            slab = around[2048 : 2048 + n].view(z + 2, y, x, inputs)
+            slab.normal_()
+            volume = slab.permute(3, 0, 1, 2)[None].float().contiguous()
+            expected = layer(volume).relu()[0, :, 1:-1].permute(1, 2, 3, 0)
+            tolerance = 1e-5 if dtype == torch.float32 else 0.03
+            assert torch.allclose(conv(slab).float(), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("by_onednn", [True, False])
+@pytest.mark.parametrize("width", [4, 12])
+def test_a_convolution_in_two_parts_equals_that_of_joined_channels(by_onednn, width, monkeypatch):
+    if not by_onednn:
+        monkeypatch.setattr("deepict_dask.models.arranged._onednn_takes", lambda _: False)
+    torch.manual_seed(0)
+    layer = torch.nn.Conv3d(8, 4, 3, padding=1)
+    after = Affine(torch.rand(4) + 0.5, torch.randn(4))
+    slab = torch.randn(5, 6, width, 8)
+    with torch.inference_mode():
+        conv = Conv3(layer, after, k=4, kept=4)
+        onto = conv.begun(slab[..., :4].contiguous())
+        found = conv.slab(slab[..., 4:].contiguous(), torch.float32, onto)[1:-1]
+        whole = layer(slab.permute(3, 0, 1, 2)[None]).relu()[0, :, 1:-1].permute(1, 2, 3, 0)
+    assert torch.allclose(found, whole * after.scale + after.shift, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("planes", [8, 16, 200])
+def test_a_box_of_a_window_has_the_scores_of_the_whole(depth, planes, monkeypatch):
+    monkeypatch.setattr("deepict_dask.models.inference.planes_at_once", lambda *_: planes)
+    network = random_network(depth=depth, initial_features=2, n_classes=2)
+    window = torch.randn(40, 48, 56)
+    with torch.inference_mode():
+        expected = network(window[None, None])[0].sigmoid()
+    arranged = InferenceUNet3D(network)
+    for low, high in (((0, 0, 0), (40, 48, 56)), ((9, 17, 30), (10, 18, 31)),
+                      ((0, 21, 3), (17, 48, 40)), ((24, 0, 0), (40, 1, 56))):  # fmt: skip
+        box = Box(low, high)
+        found = arranged.scores(window, box)
+        assert float((found - expected[(slice(None), *box.slices)]).abs().max()) <= 1e-6
+
+
+def test_a_decoder_computes_less_than_the_window():
+    parts = decoded_parts(Box((24, 24, 24), (152, 280, 280)), (176, 304, 304), depth=2, planes=4)
+    assert parts[0].box == Box((20, 20, 20), (156, 284, 284))
+    assert parts[1].box == Box((8, 8, 8), (80, 144, 144))
+    assert parts[2].box == Box((0, 0, 0), (44, 76, 76))

@@ -162,6 +162,9 @@ def segment(
         float | None,
         typer.Option("--threshold", help="2D models: write a mask of (smoothed) scores above it"),
     ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="3D models: float32 or bfloat16 (faster, rougher).")
+    ] = "float32",
     compat: CompatOption = None,
     tile: Annotated[
         str | None,
@@ -199,7 +202,7 @@ def segment(
     }  # fmt: skip
     given = {name: value for name, value in tiling.items() if value is not None}
     values = {
-        "model": model, "compat": compat, "tiling": given or None,
+        "model": model, "compat": compat, "tiling": given or None, "precision": precision,
         "classes": None if class_name is None else (class_name,),
     }  # fmt: skip
     settings = settings_from(SegmentSettings, values, "segment")

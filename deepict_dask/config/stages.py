@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 ContactMode = Literal["intersection", "contact", "colocalization"]
+Precision = Literal["float32", "bfloat16"]
 Border = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
 
 
@@ -107,6 +108,8 @@ class RegionSettings(Strict):
     """With a model: reproduce the published tiling."""
     tiling: SliceTiling | None = None
     """Of a 2D model with ``compat: deepict``."""
+    precision: Precision = "float32"
+    """With a 3D model: of weights and features while predicting; scores are float32."""
 
     @model_validator(mode="after")
     def _one_source(self) -> RegionSettings:
@@ -117,13 +120,14 @@ class RegionSettings(Strict):
                 f"region {self.name!r}: expected one of path, column and model, "
                 f"found {' and '.join(found) or 'none'}"
             )
-        of_models = ("class_name", "threshold", "z_sigma", "compat", "tiling")
+        of_models = ("class_name", "threshold", "z_sigma", "compat", "tiling", "precision")
         idle = _changed(self, of_models)
         if self.model is None and idle:
             raise ValueError(
                 f"region {self.name!r}: {', '.join(idle)}: only for a region that a model makes"
             )
         _check_tiling(self.tiling, self.compat)
+        _check_precision(self.precision, self.compat)
         return self
 
 
@@ -148,10 +152,13 @@ class SegmentSettings(Strict):
     """Voxels of a box, on each side, that are context only; with ``compat: deepict``."""
     tiling: SliceTiling | None = None
     """Of a 2D model with ``compat: deepict``."""
+    precision: Precision = "float32"
+    """Of a 3D model's weights and features while predicting; scores are float32."""
 
     @model_validator(mode="after")
     def _tiling_is_compat(self) -> SegmentSettings:
         _check_tiling(self.tiling, self.compat)
+        _check_precision(self.precision, self.compat)
         if self.compat is None and _changed(self, ("box_size", "overlap")):
             raise ValueError(
                 "box_size, overlap: only with compat deepict; without it windows are derived"
@@ -175,6 +182,15 @@ def _check_tiling(tiling: SliceTiling | None, compat: str | None) -> None:
         raise ValueError(
             "tiling (tile, tiles, crop, z_cutoff): only with compat deepict; without it windows "
             "are derived from the network and every slice is predicted"
+        )
+
+
+def _check_precision(precision: Precision, compat: str | None) -> None:
+    """Refuse another arithmetic where the published program's is asked for."""
+    if compat is not None and precision != "float32":
+        raise ValueError(
+            f"precision: expected float32 with compat {compat}, which reproduces published "
+            f"results, found {precision}"
         )
 
 

@@ -65,6 +65,7 @@ def segment_volume(
                 f"{settings.model}: expected a 3D network with --region-mask, found a 2D one; "
                 "restrict the picks instead: deepict-dask pick --region-mask"
             )
+        _refuse_precision(settings)
         segment_slices_volume(
             session, source, target, settings, z_sigma=z_sigma, threshold=threshold
         )
@@ -80,6 +81,15 @@ def segment_volume(
     else:
         segment_together(session, source, {target: settings})
     return target
+
+
+def _refuse_precision(settings: SegmentSettings) -> None:
+    """Refuse what only a 3D network can be asked for."""
+    if settings.precision != "float32":
+        raise ConfigError(
+            f"{settings.model}: precision: expected float32 for a 2D network, "
+            f"found {settings.precision}, which 3D networks know"
+        )
 
 
 def _refuse_slice_options(

@@ -18,12 +18,13 @@ from .session import measure_statistics
 from .volume_output import volume_output
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ..config import SegmentSettings
     from ..core.geometry import Grid, Vec
     from ..core.volume import VolumeReader
+    from ..models.inference import Precision
     from ..segmentation.deepict_compat import CompatSegmentOp
     from ..segmentation.joint import JointSegmentOp
     from .chosen_model import ChosenModel
@@ -68,7 +69,9 @@ def segment_together(
         }
         scratch = next(iter(outputs.values())).scratch
         reader = _open_tomogram(session, source, scratch, list(models.values()))
-        op, grid = plan_segment(session, reader, list(models.values()))
+        op, grid = plan_segment(
+            session, reader, list(models.values()), [s.precision for s in wanted.values()]
+        )
         sinks = [
             output.sink(models[target].header(reader.header), session.chunks)
             for target, output in outputs.items()
@@ -90,6 +93,7 @@ def _request(
         "job": "segment", "input": fingerprint(source), "model": model.sha256,
         "class": model.chosen, "compat": settings.compat, "box_size": settings.box_size,
         "overlap": settings.overlap, "region": region and fingerprint(region),
+        "precision": settings.precision,
         "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom,
     })  # fmt: skip
 
@@ -164,7 +168,10 @@ def choose_grid(op: JointSegmentOp, shape: Vec, chunks: Vec, worker_bytes: int) 
 
 
 def plan_segment(
-    session: Session, reader: VolumeReader, models: list[ChosenModel]
+    session: Session,
+    reader: VolumeReader,
+    models: Sequence[ChosenModel],
+    precisions: Sequence[Precision],
 ) -> tuple[JointSegmentOp, Grid]:
     """Measure the tomogram; choose the op and its windows."""
     from ..segmentation.joint import JointSegmentOp
@@ -172,7 +179,10 @@ def plan_segment(
 
     mean, std = _measured(session, reader)
     op = JointSegmentOp(
-        tuple(SegmentOp(model.path, mean, std, model.chosen, session.device) for model in models)
+        tuple(
+            SegmentOp(model.path, mean, std, model.chosen, session.device, precision)
+            for model, precision in zip(models, precisions, strict=True)
+        )
     )
     shape, each = reader.header.shape, session.workers.memory_bytes
     return op, choose_grid(op, shape, session.chunks, each)

@@ -20,6 +20,7 @@ from .unet3d import UNet3D
 if TYPE_CHECKING:
     from .architecture import Network
     from .checkpoint import LoadedModel
+    from .inference import Precision
 
 __all__ = [
     "bundled_models",
@@ -93,9 +94,11 @@ def loaded_unet2d(path: str | os.PathLike[str], device: str = "cpu") -> UNet2D:
     return network
 
 
-def inference_network(path: str | os.PathLike[str], device: str = "cpu") -> InferenceUNet3D:
+def inference_network(
+    path: str | os.PathLike[str], device: str = "cpu", precision: Precision = "float32"
+) -> InferenceUNet3D:
     """Return a 3D model's network, arranged for prediction; cached as `loaded_model`."""
-    return _arrange(_state(path), device)
+    return _arrange(_state(path), device, precision)
 
 
 def inference_network_2d(path: str | os.PathLike[str], device: str = "cpu") -> InferenceUNet2D:
@@ -157,8 +160,8 @@ def _load(state: _FileState, device: str) -> LoadedModel:
 
 
 @lru_cache(maxsize=MODELS_KEPT)
-def _arrange(state: _FileState, device: str) -> InferenceUNet3D:
-    return InferenceUNet3D(loaded_unet3d(state.path, device))
+def _arrange(state: _FileState, device: str, precision: Precision) -> InferenceUNet3D:
+    return InferenceUNet3D(loaded_unet3d(state.path, device), precision)
 
 
 @lru_cache(maxsize=MODELS_KEPT)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.geometry import as_vec, ceil_to
+from ..core.geometry import as_vec
 from ..core.ops import ChunkOp
-from ..models.registry import inference_network
-from .windows import FIXED_BYTES, SegmentOp, chosen_class, network_bytes, normalise, predict_window
+from .windows import FIXED_BYTES, SegmentOp, normalise, window_bytes
 
 if TYPE_CHECKING:
     from ..core.geometry import Block, Vec
@@ -65,24 +64,21 @@ class JointSegmentOp(ChunkOp):
         return sum(self.channels)
 
     def apply(self, block: Block, *windows: Any) -> Array:
-        """Return the scores over ``block.read``."""
-        del block  # the numbers do not depend on the place
+        """Return the scores over ``block.read``; outside ``block.write`` there are zeros."""
         window = normalise(windows[0], self.ops[0].mean, self.ops[0].std)
-        scores = np.empty((self.n_classes, *window.shape), dtype=np.float32)
+        if len(self.ops) == 1:
+            return self.ops[0].scores(block, window).reshape(-1, *window.shape)
+        scores = np.zeros((self.n_classes, *window.shape), dtype=np.float32)
         first = 0
         for op, n in zip(self.ops, self.channels, strict=True):
-            network = inference_network(op.model_path, op.device)
-            scores[first : first + n] = chosen_class(
-                predict_window(network, window), op.class_index
-            )
+            block.crop(scores[first : first + n])[...] = block.crop(op.scores(block, window))
             first += n
         return scores
 
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes of one window: as read, normalised, all scores, one network's."""
-        n = math.prod(ceil_to(size, self.align) for size in window_shape)
-        networks = max(network_bytes(op.settings, window_shape) for op in self.ops)
-        return 4 * n * (2 + self.n_classes) + networks
+        joint = self.n_classes if len(self.ops) > 1 else 0
+        return window_bytes(window_shape, [op.settings for op in self.ops], self.align, joint)
 
     @property
     def fixed_bytes(self) -> int:
