@@ -1,4 +1,4 @@
-"""Threshold, label, measure and pick from a stored score map, beside scipy in memory.
+"""What labels, statistics and picks of a stored score map cost, beside scipy in memory.
 
 Larger volumes repeat one stored tile of smooth noise that is periodic, so that clusters grow over
 the tiles' borders: 2 Gvox are read as from a file, and no disk holds them.
@@ -23,8 +23,8 @@ from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.engine import SpillFolder, map_chunks, reduce_chunks
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs.pick import SpilledNames
 from deepict_dask.jobs.pick_clusters import ClusterTables, gather_clusters
+from deepict_dask.jobs.pick_job import SpilledNames
 from deepict_dask.jobs.pick_outputs import write_tables
 from deepict_dask.labelling import LabelReduction, RelabelOp, SelectSettings
 from deepict_dask.labelling.measure import score_unit

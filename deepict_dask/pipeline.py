@@ -1,9 +1,10 @@
 """The whole pipeline over tomograms: the only file that knows the order of the stages.
 
 For each tomogram: equalize (if asked for), the score maps of all models, the mask of each region
-that a model makes, one folder of picks per pick section. Every stage leaves a finished output or
-none, and ``stages.json`` notes the request that each output answers: what answers the same request
-is not made again.
+that a model makes, one folder of picks per pick section. With ``keep_scores: false`` no score map
+is made that only picks need: these picks are made from the tomogram. Every stage leaves a finished
+output or none, and ``stages.json`` notes the request that each output answers: what answers the
+same request is not made again.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .core.errors import ConfigError, DeepictError, VolumeFormatError
-from .engine import fingerprint, request_key
+from .core.errors import DeepictError, VolumeFormatError
+from .engine import beside_torch, fingerprint, request_key
 from .io.dataset import TomogramEntry, list_tomograms
 from .jobs.chosen_model import is_2d
 from .jobs.equalize import equalize_volume
 from .jobs.pick import pick_particles
+from .jobs.pick_predicted import PickSection, pick_predicted
 from .jobs.polish import polish_volume
 from .jobs.segment import segment_volume
 from .jobs.segment_windows import segment_together
@@ -28,11 +30,13 @@ from .models.registry import resolve_model
 from .run_outputs import (
     EQUALIZED,
     check_config,
+    is_mask_at_once,
+    model_of_pick,
     model_of_region,
-    models_of,
     pick_folder_of,
     region_mask_of,
     score_map_of,
+    stored_models,
 )
 
 if TYPE_CHECKING:
@@ -126,11 +130,8 @@ def _run_one(
     stages = _Stages(session, config, entry, folder, record, say)
     tomogram = stages.equalize()
     maps = stages.segment(tomogram)
-    regions = stages.regions(maps)
-    counts = {
-        pick_folder_of(pick, i): stages.pick(stages.map_for(pick, maps), pick, i, regions)
-        for i, pick in enumerate(config.pick)
-    }
+    regions = stages.regions(tomogram, maps)
+    counts = stages.picks(tomogram, maps, regions)
     current = {*counts, *(path.name for path in (*maps.values(), *regions.values()))}
     for output in stages.record.outputs():
         if output not in current and (output != EQUALIZED or config.equalize is None):
@@ -148,6 +149,13 @@ class _Stages:
     folder: Path
     record: StageRecord
     say: Callable[[str], None]
+
+    @property
+    def _light(self) -> Session:
+        """The session for stages without a network, whose workers have had one before."""
+        workers = self.session.workers
+        left = beside_torch(workers.memory_bytes)
+        return replace(self.session, workers=replace(workers, memory_bytes=left))
 
     def _key(self, request: dict[str, Any]) -> str:
         """Return the key of what an output is asked to be."""
@@ -187,12 +195,12 @@ class _Stages:
         return self._make(
             EQUALIZED,
             request,
-            lambda target: equalize_volume(self.session, self.entry.path, target, settings),
+            lambda target: equalize_volume(self._light, self.entry.path, target, settings),
         )
 
     def segment(self, tomogram: Path) -> dict[SegmentSettings, Path]:
-        """Return the score map of every model; 3D ones are made together, reading once."""
-        maps = {s: self.folder / score_map_of(s) for s in models_of(self.config)}
+        """Return the score maps that are stored; 3D ones are made together, reading once."""
+        maps = {s: self.folder / score_map_of(s) for s in stored_models(self.config)}
         keys = {s: self._key(self._segment_request(tomogram, s)) for s in maps}
         missing = [s for s in maps if not self._is_made(maps[s].name, keys[s])]
         together = [s for s in missing if s.compat is None and not is_2d(s.model)]
@@ -225,18 +233,37 @@ class _Stages:
         """Return this tomogram's given file of a region, None where there is none."""
         return region.path if region.column is None else self.entry.file_of(region.column)
 
-    def regions(self, maps: Mapping[SegmentSettings, Path]) -> dict[str, Path]:
+    def regions(self, tomogram: Path, maps: Mapping[SegmentSettings, Path]) -> dict[str, Path]:
         """Return the mask of every region that this tomogram has."""
         masks = {}
         for region in self.config.regions:
-            mask = (
-                self._file_of(region)
-                if region.model is None
-                else self._region_mask(region, maps[model_of_region(region)])
-            )
+            if region.model is None:
+                mask = self._file_of(region)
+            elif is_mask_at_once(self.config, region):
+                mask = self._region_mask_at_once(region, tomogram)
+            else:
+                mask = self._region_mask(region, maps[model_of_region(region)])
             if mask is not None:
                 masks[region.name] = mask
         return masks
+
+    def _region_mask_at_once(self, region: RegionSettings, tomogram: Path) -> Path:
+        """Predict, smooth and cut in one pass over the tomogram."""
+        settings = model_of_region(region)
+        if region.class_name is not None:
+            settings = settings.model_copy(update={"classes": (region.class_name,)})
+        request = {
+            **self._segment_request(tomogram, settings),
+            "threshold": region.threshold, "z_sigma": region.z_sigma,
+        }  # fmt: skip
+        return self._make(
+            region_mask_of(region),
+            request,
+            lambda target: segment_volume(
+                self.session, tomogram, target, settings,
+                z_sigma=region.z_sigma, threshold=region.threshold,
+            ),
+        )  # fmt: skip
 
     def _region_mask(self, region: RegionSettings, scores: Path) -> Path:
         """Smooth and threshold a model's scores to a mask."""
@@ -249,44 +276,80 @@ class _Stages:
             region_mask_of(region),
             request,
             lambda target: polish_volume(
-                self.session, scores, target,
+                self._light, scores, target,
                 z_sigma=region.z_sigma, threshold=region.threshold, class_name=wanted,
                 compat=region.compat,
             ),
         )  # fmt: skip
 
-    def map_for(self, pick: PickSettings, maps: Mapping[SegmentSettings, Path]) -> Path:
-        """Return the score map that has the class of a pick section."""
-        candidates = [s for s in maps if s in self.config.segment]
-        for settings in candidates:
-            names = settings.classes or model_info(resolve_model(settings.model)).class_names
-            if len(candidates) == 1 or pick.class_name in names:
-                return maps[settings]
-        raise ConfigError(f"pick: no model of the config has the class {pick.class_name!r}")
+    def picks(
+        self, tomogram: Path, maps: Mapping[SegmentSettings, Path], masks: Mapping[str, Path]
+    ) -> dict[str, int]:
+        """Make all folders of picks; return how many picks each has."""
+        predicted: dict[str, PickSection] = {}
+        folders = []
+        for i, pick in enumerate(self.config.pick):
+            model, name = model_of_pick(self.config, pick), pick_folder_of(pick, i)
+            regions = _regions_of(pick, masks)
+            folders.append(name)
+            if model in maps:
+                self._pick(maps[model], name, pick, regions)
+            else:
+                predicted[name] = PickSection(model, pick, regions)
+        self._pick_predicted(tomogram, predicted)
+        return {name: self._count(name) for name in folders}
 
-    def pick(
-        self, score: Path, settings: PickSettings, number: int, masks: Mapping[str, Path]
-    ) -> int:
-        """Make the picks of one section and return how many there are."""
-        needed = {contact.region for contact in settings.all_contacts}
-        needed |= set(masks if settings.distances is None else settings.distances)
-        regions = {name: masks[name] for name in masks if name in needed}
+    def _pick(
+        self, score: Path, name: str, settings: PickSettings, regions: Mapping[str, Path]
+    ) -> None:
+        """Make the picks of one section from a stored score map."""
         request = {
             "input": fingerprint(score),
             "regions": {name: fingerprint(mask) for name, mask in regions.items()},
             "settings": settings.model_dump(mode="json"),
         }
-        folder = self._make(
-            pick_folder_of(settings, number),
+        self._make(
+            name,
             request,
             lambda target: pick_particles(
-                self.session, score, target, settings,
+                self._light, score, target, settings,
                 regions=regions, tomogram_name=self.entry.name,
             ),
         )  # fmt: skip
+
+    def _pick_predicted(self, tomogram: Path, sections: Mapping[str, PickSection]) -> None:
+        """Make the picks of some sections in one pass over the tomogram."""
+        keys = {name: self._key(self._pass_request(tomogram, s)) for name, s in sections.items()}
+        missing = {
+            self.folder / name: section
+            for name, section in sections.items()
+            if not self._is_made(name, keys[name])
+        }
+        if missing:
+            pick_predicted(self.session, tomogram, missing, tomogram_name=self.entry.name)
+        for target in missing:
+            self._note(target.name, keys[target.name])
+
+    def _pass_request(self, tomogram: Path, section: PickSection) -> dict[str, Any]:
+        return {
+            "segment": self._segment_request(tomogram, section.model),
+            "regions": {name: fingerprint(mask) for name, mask in section.regions.items()},
+            "settings": section.settings.model_dump(mode="json"),
+        }
+
+    def _count(self, name: str) -> int:
+        """Return how many picks a folder has, and say it."""
+        folder = self.folder / name
         n_picks: int = json.loads((folder / "run.json").read_text())["n_picks"]
         self.say(f"{self.entry.name}: {n_picks} picks in {folder}")
         return n_picks
+
+
+def _regions_of(settings: PickSettings, masks: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the masks that a pick section needs."""
+    needed = {contact.region for contact in settings.all_contacts}
+    needed |= set(masks if settings.distances is None else settings.distances)
+    return {name: masks[name] for name in masks if name in needed}
 
 
 def _classes_of(region: RegionSettings) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from .core.geometry import Grid, as_vec
-from .engine import ClusterSettings
+from .engine import ClusterSettings, beside_torch
 from .engine.budget import format_bytes
 from .engine.cluster import plan_workers
 from .engine.spectral_plan import plan_spectral
@@ -23,10 +23,14 @@ from .models.registry import resolve_model
 from .run_outputs import (
     EQUALIZED,
     check_config,
-    models_of,
+    is_mask_at_once,
+    model_of_pick,
+    model_of_region,
     pick_folder_of,
     region_mask_of,
     score_map_of,
+    stored_models,
+    unstored_models,
 )
 
 if TYPE_CHECKING:
@@ -80,9 +84,10 @@ def _plan_one(config: RunConfig, entry: TomogramEntry, worker_bytes: int) -> lis
     header = reader.header
     shape, map_bytes = header.shape, 4 * header.n_voxels
     lines = [f"{entry.name}: {shape} voxels (zyx) of {header.voxel_spacing_angstrom:.4g} Å"]
+    light_bytes = beside_torch(worker_bytes)  # for stages without a network
     if config.equalize is not None:
         op = plan_equalize(config.equalize, reader)
-        plan = plan_spectral(op, shape, config.chunks, worker_bytes)
+        plan = plan_spectral(op, shape, config.chunks, light_bytes)
         blocks = 1 if plan.layout is None else plan.layout.rows.n_blocks
         disk = map_bytes + plan.scratch_bytes
         lines.append(_line(EQUALIZED, blocks, plan.n_tasks, plan.task_bytes, disk) + f", {plan}")
@@ -90,50 +95,93 @@ def _plan_one(config: RunConfig, entry: TomogramEntry, worker_bytes: int) -> lis
     chunks = as_vec([min(c, s) for c, s in zip(config.chunks, shape, strict=True)])
     blocks = Grid(shape, chunks).n_blocks
     for region in config.regions:
-        if region.model is not None:
-            lines.append(_plan_mask(region, config.chunks, shape, worker_bytes))
+        if is_mask_at_once(config, region):
+            model, name = model_of_region(region), region_mask_of(region)
+            lines.append(_plan_slices(model, config.chunks, shape, worker_bytes, name=name))
+        elif region.model is not None:
+            lines.append(_plan_mask(region, config.chunks, shape, light_bytes))
+    predicted = []
     for i, pick in enumerate(config.pick):
+        name, model = pick_folder_of(pick, i), model_of_pick(config, pick)
         reduction = LabelReduction(shape, SelectSettings(threshold=pick.threshold))
-        needed = reduction.bytes_needed(chunks)
-        lines.append(_line(pick_folder_of(pick, i), blocks, 3 * blocks, needed, map_bytes // 4))
+        if model in unstored_models(config):
+            predicted.append((name, model, reduction))
+        else:
+            needed = reduction.bytes_needed(chunks)
+            lines.append(_line(name, blocks, 3 * blocks, needed, map_bytes // 4))
+    if predicted:
+        lines.append(_plan_one_pass(predicted, config.chunks, shape, worker_bytes))
     return lines
 
 
-def _plan_models(config: RunConfig, shape: Vec, worker_bytes: int) -> list[str]:
-    """Plan all models: 3D ones share their windows, 2D ones have their own."""
-    from .segmentation.joint import JointSegmentOp
-    from .segmentation.windows import SegmentOp
+def _plan_one_pass(
+    sections: list[tuple[str, SegmentSettings, LabelReduction]],
+    chunks: Vec,
+    shape: Vec,
+    worker_bytes: int,
+) -> str:
+    """Plan the folders of picks that are made without a stored score map."""
+    from .jobs.predict_and_label import PredictAndLabel, Section
 
-    models = models_of(config)
+    op = _joint_op([model for _, model, _ in sections])
+    chunk = as_vec([min(c, n) for c, n in zip(chunks, shape, strict=True)])
+    both = PredictAndLabel(op, tuple(Section(0, label) for _, _, label in sections), chunk)
+    grid = choose_grid(both, shape, chunks, worker_bytes)
+    names = ", ".join(name for name, _, _ in sections)
+    needed = both.bytes_of(grid)
+    tasks = grid.n_blocks * (1 + len(sections))
+    disk = 2 * math.prod(shape) * len(sections)
+    window = " x ".join(map(str, grid.window_shape))
+    return _line(names, grid.n_blocks, tasks, needed, disk) + f", in one pass, windows of {window}"
+
+
+def _plan_models(config: RunConfig, shape: Vec, worker_bytes: int) -> list[str]:
+    """Plan all score maps: 3D models share their windows, 2D ones have their own."""
+    models = stored_models(config)
     flat = [settings for settings in models if is_2d(settings.model)]
     lines = [_plan_slices(settings, config.chunks, shape, worker_bytes) for settings in flat]
     solid = [settings for settings in models if settings not in flat]
     if solid:
-        paths = [str(resolve_model(settings.model)) for settings in solid]
-        op = JointSegmentOp(tuple(SegmentOp(path, 0.0, 1.0) for path in paths))
+        op = _joint_op(solid)
         grid = choose_grid(op, shape, config.chunks, worker_bytes)
         names = ", ".join(score_map_of(settings) for settings in solid)
-        lines.append(_plan_windows(names, op, grid, op.n_classes))
+        lines.append(_plan_windows(names, op, grid, 4 * op.n_classes * math.prod(shape)))
     return lines
 
 
-def _plan_slices(settings: SegmentSettings, chunks: Vec, shape: Vec, worker_bytes: int) -> str:
-    """Plan one 2D model."""
+def _joint_op(models: list[SegmentSettings]) -> JointSegmentOp:
+    """Return the op of several 3D models, of a tomogram that was not measured."""
+    from .segmentation.joint import JointSegmentOp
+    from .segmentation.windows import SegmentOp
+
+    paths = [str(resolve_model(settings.model)) for settings in dict.fromkeys(models)]
+    return JointSegmentOp(tuple(SegmentOp(path, 0.0, 1.0) for path in paths))
+
+
+def _plan_slices(
+    settings: SegmentSettings,
+    chunks: Vec,
+    shape: Vec,
+    worker_bytes: int,
+    *,
+    name: str | None = None,
+) -> str:
+    """Plan one 2D model: its score map, or the mask of the region ``name``."""
     from .jobs.segment_slices import choose_slice_grid
     from .segmentation.slices import SliceSegmentOp
 
     op = SliceSegmentOp(str(resolve_model(settings.model)), 0.0, 1.0)
     grid = choose_slice_grid(op, shape, chunks, worker_bytes)
-    return _plan_windows(score_map_of(settings), op, grid, op.settings.n_classes)
+    if name is not None:
+        return _plan_windows(name, op, grid, math.prod(shape))
+    disk = 4 * op.settings.n_classes * math.prod(shape)
+    return _plan_windows(score_map_of(settings), op, grid, disk)
 
 
-def _plan_windows(
-    name: str, op: JointSegmentOp | SliceSegmentOp, grid: Grid, n_classes: int
-) -> str:
+def _plan_windows(name: str, op: JointSegmentOp | SliceSegmentOp, grid: Grid, disk: int) -> str:
     """Say how a network goes over a tomogram."""
     window = " x ".join(map(str, grid.window_shape))
     needed = op.bytes_needed(grid.window_shape)
-    disk = 4 * n_classes * math.prod(grid.shape)
     return _line(name, grid.n_blocks, grid.n_blocks, needed, disk) + f", windows of {window}"
 
 

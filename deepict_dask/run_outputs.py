@@ -1,8 +1,8 @@
 """What a run makes for each tomogram, by name, and whether its config can be meant.
 
-A tomogram's folder holds ``equalized.zarr``, ``scores_<model>.zarr`` for every model, the mask
-``region_<name>.zarr`` for every region that a model makes, and ``picks_<name>`` for every pick
-section.
+A tomogram's folder holds ``equalized.zarr``, ``scores_<model>.zarr`` for every model whose scores
+are stored, the mask ``region_<name>.zarr`` for every region that a model makes, and
+``picks_<name>`` for every pick section.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .config import SegmentSettings
 from .core.errors import ConfigError, OutputExistsError
-from .jobs.chosen_model import chosen_class
+from .jobs.chosen_model import chosen_class, is_2d
 from .models.checkpoint import model_info
 from .models.registry import resolve_model
 
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 __all__ = [
     "EQUALIZED",
     "check_config",
+    "is_mask_at_once",
+    "model_of_pick",
     "model_of_region",
     "models_of",
     "pick_folder_of",
     "region_mask_of",
     "score_map_of",
+    "stored_models",
+    "unstored_models",
 ]
 
 EQUALIZED = "equalized.zarr"
@@ -101,6 +105,55 @@ def models_of(config: RunConfig) -> list[SegmentSettings]:
     return [*config.segment, *(s for s in dict.fromkeys(of_regions) if s not in config.segment)]
 
 
+def model_of_pick(config: RunConfig, pick: PickSettings) -> SegmentSettings:
+    """Return the model whose scores a pick section is made of: the first that has its class.
+
+    Raises
+    ------
+    ConfigError
+        No model has it.
+    """
+    for settings in config.segment:
+        names = settings.classes or model_info(resolve_model(settings.model)).class_names
+        if len(config.segment) == 1 or pick.class_name in names:
+            return settings
+    raise ConfigError(f"pick: no model of the config has the class {pick.class_name!r}")
+
+
+def unstored_models(config: RunConfig) -> list[SegmentSettings]:
+    """Return the models whose scores are labelled as they are predicted, and not stored.
+
+    With ``keep_scores: false`` these are the 3D models that nothing but pick sections needs.
+    Published results (``compat``), 2D models and models of regions go through a stored map.
+    """
+    if config.keep_scores:
+        return []
+    stored = [model_of_region(r) for r in config.regions if r.model is not None]
+    stored += [model_of_pick(config, pick) for pick in config.pick if pick.compat is not None]
+    return [
+        s for s in config.segment if s.compat is None and s not in stored and not is_2d(s.model)
+    ]
+
+
+def is_mask_at_once(config: RunConfig, region: RegionSettings) -> bool:
+    """Say whether a region's mask is made without storing the scores of its 2D model.
+
+    So it is with ``keep_scores: false`` where nothing else needs these scores.
+    """
+    if config.keep_scores or region.model is None or region.compat is not None:
+        return False
+    others = [r for r in config.regions if r is not region and r.model is not None]
+    users = [*config.segment, *(model_of_region(r) for r in others)]
+    return model_of_region(region) not in users and is_2d(region.model)
+
+
+def stored_models(config: RunConfig) -> list[SegmentSettings]:
+    """Return the models of a config whose score maps are made."""
+    at_once = [model_of_region(r) for r in config.regions if is_mask_at_once(config, r)]
+    unstored = unstored_models(config)
+    return [s for s in models_of(config) if s not in unstored and s not in at_once]
+
+
 def check_config(config: RunConfig, entries: list[TomogramEntry]) -> None:
     """Refuse what cannot work before any work is done.
 
@@ -116,6 +169,7 @@ def check_config(config: RunConfig, entries: list[TomogramEntry]) -> None:
     _refuse_twice("segment: models", names)
     _refuse_twice("pick: names (or classes, where there is no name)", folders)
     _check_classes(config)
+    _refuse_idle(config)
     for region in config.regions:
         _check_region(region)
     for entry in entries:
@@ -168,6 +222,17 @@ def _check_classes(config: RunConfig) -> None:
         if pick.class_name is None and len(known) > 1:
             raise ConfigError(
                 f"pick: class: expected one of the models' classes {', '.join(known)}, found none"
+            )
+
+
+def _refuse_idle(config: RunConfig) -> None:
+    """Refuse models that would leave nothing."""
+    picked = [model_of_pick(config, pick) for pick in config.pick]
+    for settings in unstored_models(config):
+        if settings not in picked:
+            raise ConfigError(
+                f"segment: {settings.model}: expected a pick section of its classes with "
+                "keep_scores: false, found none; pick from it, leave it out, or keep the scores"
             )
 
 

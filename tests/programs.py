@@ -82,7 +82,7 @@ def run_measured(*arguments):
 
 def marks(partial):
     """Return one byte per block of an unfinished output's ledger; 1 is finished."""
-    with suppress(OSError, IndexError):
+    with suppress(OSError, IndexError, ValueError):  # there is none, or not all of it yet
         _, _, n_blocks, raw = (partial / ".ledger").read_bytes().split(b"\n", 3)
         return raw[: int(n_blocks)]
     return b""

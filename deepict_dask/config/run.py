@@ -58,6 +58,9 @@ class RunConfig(Strict):
     equalize: EqualizeSettings | None = None
     regions: tuple[RegionSettings, ...] = ()
     segment: tuple[SegmentSettings, ...] = ()
+    keep_scores: bool = True
+    """Whether score maps are outputs. Otherwise picks are made in one pass from the tomogram, with
+    about half the disk; another threshold then runs the networks again."""
     pick: tuple[PickSettings, ...] = ()
     cluster: ClusterConfig = ClusterConfig()
 
@@ -77,6 +80,8 @@ class RunConfig(Strict):
             raise ValueError(f"regions: expected different names, found {', '.join(known)}")
         if not self.segment and not any(region.model for region in self.regions):
             raise ValueError("segment: expected at least one model here or under regions")
+        if not self.keep_scores and not self.pick:
+            raise ValueError("keep_scores: expected true where nothing is picked, found false")
         return self
 
     def relative_to(self, folder: Path) -> RunConfig:

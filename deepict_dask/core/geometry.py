@@ -222,14 +222,23 @@ class Grid:
     def window_shape(self) -> Vec:
         """The one shape of all windows (of the largest window without ``one_shape``).
 
-        It may exceed the volume by less than ``align``: the kernel pads there.
+        It may exceed the volume by less than ``align``: the kernel pads there. Where an axis has
+        two blocks, each needs one halo only.
         """
         return as_vec(
             [
-                min(ceil_to(n, self.align), ceil_to(w + self._slack(w, h) + 2 * h, self.align))
+                self._window(n, w, h)
                 for n, w, h in zip(self.shape, self.write_shape, self.halo, strict=True)
             ]
         )
+
+    def _window(self, size: int, write: int, halo: int) -> int:
+        """Return the voxels of a window on one axis."""
+        whole = ceil_to(size, self.align)
+        if -(-size // write) == 2:  # each of the two ends where the volume does: one halo
+            first = ceil_to(min(size, write + halo), self.align)
+            return max(first, whole - floor_to(max(0, write - halo), self.align))
+        return min(whole, ceil_to(write + self._slack(write, halo) + 2 * halo, self.align))
 
     def _slack(self, write: int, halo: int) -> int:
         """Voxels lost to aligning a start that is no multiple of ``align`` by itself."""

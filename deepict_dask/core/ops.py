@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     import numpy as np
 
-    from .geometry import Block, Box, Vec
+    from .geometry import Block, Box, Grid, Vec
     from .statistics import VolumeStatistics
 
 __all__ = [
@@ -84,6 +84,10 @@ class ChunkOp(ABC):
     @abstractmethod
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes one ``apply`` holds for a window, with its inputs and output."""
+
+    def bytes_of(self, grid: Grid) -> int:
+        """Return the same of the largest window of a grid."""
+        return self.bytes_needed(grid.window_shape)
 
 
 class TreeReduction(ABC, Generic[Partial, Result]):

@@ -5,7 +5,7 @@
 """
 
 from .arrays import map_chunks
-from .budget import check_budget, task_budget_bytes
+from .budget import beside_torch, check_budget, task_budget_bytes
 from .cluster import ClusterSettings, Workers, connect
 from .ledger import Ledger
 from .progress import Progress
@@ -20,6 +20,7 @@ __all__ = [
     "SpillFolder",
     "StagedOutput",
     "Workers",
+    "beside_torch",
     "check_budget",
     "connect",
     "fingerprint",

@@ -11,6 +11,7 @@ from ..core.errors import BudgetError
 __all__ = [
     "BASELINE_BYTES",
     "BASELINE_TORCH_BYTES",
+    "beside_torch",
     "check_budget",
     "format_bytes",
     "parse_bytes",
@@ -71,6 +72,17 @@ def task_budget_bytes(worker_bytes: int, *, torch: bool = False) -> int:
     """
     baseline = BASELINE_TORCH_BYTES if torch else BASELINE_BYTES
     return max(0, int((worker_bytes - baseline) * _MARGIN))
+
+
+def beside_torch(worker_bytes: int) -> int:
+    """Return the memory of a worker as a stage without a network sees it, after one with a network.
+
+    Examples
+    --------
+    >>> task_budget_bytes(beside_torch(4 << 30)) == task_budget_bytes(4 << 30, torch=True)
+    True
+    """
+    return worker_bytes - (BASELINE_TORCH_BYTES - BASELINE_BYTES)
 
 
 def check_budget(stage: str, needed_bytes: int, worker_bytes: int, *, torch: bool = False) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from .session import measure_statistics
-
 if TYPE_CHECKING:
     from ..config import PickSettings
     from ..core.statistics import VolumeStatistics
     from ..core.tables import ClusterRows
-    from ..core.volume import VolumeReader
-    from .session import Session
+    from ..core.volume import VolumeHeader
 
 __all__ = ["reason_for_nothing", "warn_of_everything", "warn_of_nothing"]
 
@@ -20,31 +17,30 @@ log = logging.getLogger("deepict_dask")
 
 
 def warn_of_nothing(
-    session: Session, score: VolumeReader, settings: PickSettings, *, n_clusters: int
+    path: str, found: VolumeStatistics, settings: PickSettings, *, n_clusters: int
 ) -> None:
-    """Warn that nothing was picked and say why; reads the score map once more for its range.
+    """Warn that nothing was picked and say why.
 
     Parameters
     ----------
-    session
-        Workers.
-    score
-        The score map, whose range is named.
+    path
+        Where the scores come from.
+    found
+        Their range.
     settings
         What the clusters had to pass.
     n_clusters
         Clusters that were found before sizes and regions were looked at.
     """
-    found = measure_statistics(session, score, name="score range")
-    log.warning("%s: %s", score.path, reason_for_nothing(found, settings, n_clusters))
+    log.warning("%s: %s", path, reason_for_nothing(found, settings, n_clusters))
 
 
-def warn_of_everything(score: VolumeReader, rows: ClusterRows) -> None:
+def warn_of_everything(path: str, header: VolumeHeader, rows: ClusterRows) -> None:
     """Warn where the one cluster is the whole volume: a constant map, or one of other numbers."""
-    if len(rows) == 1 and rows["n_voxels"][0] == score.header.n_voxels:
+    if len(rows) == 1 and rows["n_voxels"][0] == header.n_voxels:
         log.warning(
             "%s: every voxel is above the threshold, so the one cluster is the whole volume; "
-            "is this a score map, and --threshold in its range?", score.path,
+            "is this a score map, and --threshold in its range?", path,
         )  # fmt: skip
 
 

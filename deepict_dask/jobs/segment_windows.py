@@ -18,19 +18,26 @@ from .session import measure_statistics
 from .volume_output import volume_output
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ..config import SegmentSettings
     from ..core.geometry import Grid, Vec
     from ..core.volume import VolumeReader
-    from ..models.inference import Precision
     from ..segmentation.deepict_compat import CompatSegmentOp
     from ..segmentation.joint import JointSegmentOp
+    from ..segmentation.window_choice import WindowedOp
     from .chosen_model import ChosenModel
     from .session import Session
 
-__all__ = ["choose_grid", "segment_compat", "segment_together"]
+__all__ = [
+    "choose_grid",
+    "joint_op",
+    "measured_op",
+    "open_tomogram",
+    "segment_compat",
+    "segment_together",
+]
 
 _LARGEST_WINDOW_BYTES = 2 << 30
 _WORKERS_TO_FEED = 4
@@ -68,10 +75,11 @@ def segment_together(
             for target, settings in wanted.items()
         }
         scratch = next(iter(outputs.values())).scratch
-        reader = _open_tomogram(session, source, scratch, list(models.values()))
-        op, grid = plan_segment(
-            session, reader, list(models.values()), [s.precision for s in wanted.values()]
-        )
+        reader = open_tomogram(session, source, scratch, list(models.values()))
+        op = joint_op({s: models[target] for target, s in wanted.items()}, session.device)
+        shape, each = reader.header.shape, session.workers.memory_bytes
+        grid = choose_grid(op, shape, session.chunks, each)
+        op = measured_op(session, reader, op, grid)
         sinks = [
             output.sink(models[target].header(reader.header), session.chunks)
             for target, output in outputs.items()
@@ -98,7 +106,7 @@ def _request(
     })  # fmt: skip
 
 
-def _open_tomogram(
+def open_tomogram(
     session: Session, source: Path, scratch: Path, models: list[ChosenModel], *,
     spacing_required: bool = True,
 ) -> VolumeReader:  # fmt: skip
@@ -134,7 +142,7 @@ def segment_compat(
     model = choose_model(session, settings)
     key = _request(session, source, settings, model, region)
     with volume_output(session, target, key) as output:
-        reader = _open_tomogram(session, source, output.scratch, [model], spacing_required=False)
+        reader = open_tomogram(session, source, output.scratch, [model], spacing_required=False)
         mask: VolumeReader | None = None
         if region is not None:
             mask = open_volume(region, scratch=output.scratch, spacing_required=False)
@@ -148,7 +156,7 @@ def segment_compat(
             map_chunks(session.workers, op, sources, sink, grid, ledger=ledger, on_done=advance)
 
 
-def choose_grid(op: JointSegmentOp, shape: Vec, chunks: Vec, worker_bytes: int) -> Grid:
+def choose_grid(op: WindowedOp, shape: Vec, chunks: Vec, worker_bytes: int) -> Grid:
     """Return the windows of a tomogram, the same for any number of workers.
 
     Scores of two grids may differ in the last digit, so a grid that followed the number of workers
@@ -159,7 +167,7 @@ def choose_grid(op: JointSegmentOp, shape: Vec, chunks: Vec, worker_bytes: int) 
     BudgetError
         Not even one chunk fits.
     """
-    from ..segmentation.windows import choose_window
+    from ..segmentation.window_choice import choose_window
 
     heavy = max(0, op.fixed_bytes - BASELINE_TORCH_BYTES)  # weights of a large model
     budget = task_budget_bytes(worker_bytes - heavy, torch=True)
@@ -167,25 +175,31 @@ def choose_grid(op: JointSegmentOp, shape: Vec, chunks: Vec, worker_bytes: int) 
     return choose_window(shape, chunks, op, budget, n_workers=_WORKERS_TO_FEED)
 
 
-def plan_segment(
-    session: Session,
-    reader: VolumeReader,
-    models: Sequence[ChosenModel],
-    precisions: Sequence[Precision],
-) -> tuple[JointSegmentOp, Grid]:
-    """Measure the tomogram; choose the op and its windows."""
+def joint_op(models: Mapping[SegmentSettings, ChosenModel], device: str) -> JointSegmentOp:
+    """Return the op of several networks, for a tomogram that is yet to be measured."""
     from ..segmentation.joint import JointSegmentOp
     from ..segmentation.windows import SegmentOp
 
-    mean, std = _measured(session, reader)
-    op = JointSegmentOp(
+    return JointSegmentOp(
         tuple(
-            SegmentOp(model.path, mean, std, model.chosen, session.device, precision)
-            for model, precision in zip(models, precisions, strict=True)
+            SegmentOp(model.path, 0.0, 1.0, model.chosen, device, settings.precision)
+            for settings, model in models.items()
         )
     )
-    shape, each = reader.header.shape, session.workers.memory_bytes
-    return op, choose_grid(op, shape, session.chunks, each)
+
+
+def measured_op(
+    session: Session, reader: VolumeReader, op: JointSegmentOp, grid: Grid
+) -> JointSegmentOp:
+    """Measure the tomogram, four windows in a task.
+
+    Raises
+    ------
+    VoxelValueError
+        The tomogram has NaN or infinite voxels, or no contrast.
+    """
+    z, y, x = grid.write_shape
+    return op.measured(*_measured(session, reader, blocks=(z, 2 * y, 2 * x)))
 
 
 def plan_compat(
@@ -215,9 +229,11 @@ def plan_compat(
     return op, grid, chunks
 
 
-def _measured(session: Session, reader: VolumeReader) -> tuple[float, float]:
+def _measured(
+    session: Session, reader: VolumeReader, blocks: Vec | None = None
+) -> tuple[float, float]:
     """Return mean and standard deviation; refuse volumes that no network can be given."""
-    statistics = measure_statistics(session, reader, name="statistics")
+    statistics = measure_statistics(session, reader, name="statistics", blocks=blocks)
     statistics.require_finite(reader.path)
     statistics.require_contrast(reader.path)
     return statistics.mean, statistics.std

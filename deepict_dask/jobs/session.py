@@ -6,9 +6,9 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..core.geometry import Grid, Vec
+from ..core.geometry import Grid, Vec, as_vec
 from ..core.statistics import StatisticsReduction, VolumeStatistics
-from ..engine import Progress, check_budget, reduce_chunks
+from ..engine import Progress, check_budget, reduce_chunks, task_budget_bytes
 
 if TYPE_CHECKING:
     from ..core.volume import VolumeReader
@@ -33,8 +33,22 @@ class Session:
     device: str = "cpu"
 
 
-def measure_statistics(session: Session, reader: VolumeReader, *, name: str) -> VolumeStatistics:
-    """Return mean, standard deviation and range of a volume, read chunk by chunk.
+def measure_statistics(
+    session: Session, reader: VolumeReader, *, name: str, blocks: Vec | None = None
+) -> VolumeStatistics:
+    """Return mean, standard deviation and range of a volume.
+
+    Parameters
+    ----------
+    session
+        Workers and wishes.
+    reader
+        The volume.
+    name
+        The stage, as progress bars show it.
+    blocks
+        Voxels that a task measures; 2 x 2 x 2 chunks by default, and one chunk where that is more
+        than a worker can hold. The last digits follow it.
 
     Raises
     ------
@@ -42,9 +56,11 @@ def measure_statistics(session: Session, reader: VolumeReader, *, name: str) -> 
         The volume cannot be read.
     """
     reduction = StatisticsReduction(reader.header.dtype)
-    grid = Grid(reader.header.shape, session.chunks)
-    needed = reduction.bytes_needed(grid.window_shape)
-    check_budget("statistics", needed, session.workers.memory_bytes)
+    shape, memory = reader.header.shape, session.workers.memory_bytes
+    grid = Grid(shape, blocks or as_vec([2 * chunk for chunk in session.chunks]))
+    if reduction.bytes_needed(grid.window_shape) > task_budget_bytes(memory):
+        grid = Grid(shape, session.chunks)
+    check_budget("statistics", reduction.bytes_needed(grid.window_shape), memory)
     with session.progress.stage(name, grid.n_blocks) as advance:
         result: Any = reduce_chunks(session.workers, reduction, [reader], grid, on_done=advance)
     return result

@@ -86,7 +86,17 @@ class LabelReduction(TreeReduction[LabelNode, LabelNode]):
     def measure(self, block: Block, *windows: Any) -> LabelNode:
         """Return the node of one chunk."""
         score, regions = windows[0], windows[1] if len(windows) > 1 else None
-        chosen = select_voxels(score, regions, block.write, self.shape, self.select)
+        return self.measure_chosen(
+            block,
+            select_voxels(score, regions, block.write, self.shape, self.select),
+            score,
+            regions,
+        )
+
+    def measure_chosen(
+        self, block: Block, chosen: Any, score: Any, regions: Any | None = None
+    ) -> LabelNode:
+        """Return the node of one chunk whose voxels are chosen already (bool, zyx)."""
         labels, n = label_box(chosen, self.connectivity)
         del chosen
         rows = measure_components(
@@ -112,9 +122,13 @@ class LabelReduction(TreeReduction[LabelNode, LabelNode]):
 
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes of labelling one chunk that holds as many clusters as it can."""
-        rows = row_bytes(self.n_regions) * most_clusters(window_shape, self.connectivity)
         per_voxel = _LABEL_BYTES_PER_VOXEL + self.region_bytes
+        rows = self.row_bytes_needed(window_shape)
         return per_voxel * math.prod(window_shape) + rows + _PIECE_BYTES
+
+    def row_bytes_needed(self, window_shape: Vec) -> int:
+        """Return the bytes of the rows of as many clusters as a chunk can hold."""
+        return row_bytes(self.n_regions) * most_clusters(window_shape, self.connectivity)
 
 
 class SortedNames(Protocol):

@@ -26,7 +26,7 @@ from torch import nn
 
 from ..core.geometry import Box, ceil_to, floor_to
 from .arranged import Affine, Conv3, Head, Up, arranged_block, block_convolutions, halve
-from .heap import keep_heap
+from .heap import give_back_heap, keep_heap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +41,8 @@ DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": to
 
 SLAB_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}
 """Largest slab of the outermost level's features, or one pooling cell of planes."""
+WINDOW_TO_TRIM = 1 << 22
+"""Voxels of a window from which on freed memory is given back: smaller ones leave little."""
 DECODER_REACH = 2
 """Voxels that the two convolutions of a decoder level see on either side."""
 
@@ -141,6 +143,9 @@ class InferenceUNet3D:
             slabs = self._level(_cut(window, planes), 0, parts)
             for number, rows in zip(parts[0].slabs, slabs, strict=True):
                 _put(out, wanted, self.head(rows), parts[0].box, number * planes)
+        if self.device.type == "cpu" and window.numel() >= WINDOW_TO_TRIM:
+            del slabs, rows
+            give_back_heap()
         return out
 
     def _level(

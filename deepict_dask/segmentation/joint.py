@@ -7,7 +7,7 @@ as alone, to 1e-5.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +62,10 @@ class JointSegmentOp(ChunkOp):
     def n_classes(self) -> int:
         """Channels of all networks."""
         return sum(self.channels)
+
+    def measured(self, mean: float, std: float) -> JointSegmentOp:
+        """Return the same for a tomogram of this mean and standard deviation."""
+        return replace(self, ops=tuple(replace(op, mean=mean, std=std) for op in self.ops))
 
     def apply(self, block: Block, *windows: Any) -> Array:
         """Return the scores over ``block.read``; outside ``block.write`` there are zeros."""

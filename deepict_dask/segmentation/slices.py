@@ -72,7 +72,7 @@ class SliceGrid(Grid):
     >>> grid[1].read, grid[2].read
     (Box(start=(0, 0, 128), stop=(23, 480, 480)), Box(start=(17, 0, 0), stop=(43, 480, 352)))
     >>> grid.window_shape
-    (26, 480, 464)
+    (26, 480, 352)
     """
 
     @cached_property

@@ -8,14 +8,11 @@ the network is applied to it once. Windows give the same numbers to 1e-5, becaus
 2. windows start on multiples of 2**depth, so that poolings group the same voxels;
 3. only at the volume's own far end is a window padded, with the voxels the whole would get there.
 
-How large a window? Every window computes its halo again, so larger is better until memory ends.
-`choose_window` takes the one that needs the least work within the budget. Half of the work is the
-outermost decoder's, which leaves the halo out (`deepict_dask.models.inference`).
+How large a window is: see `deepict_dask.segmentation.window_choice`.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,25 +20,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..core.errors import BudgetError, ModelFileError, VoxelValueError
-from ..core.geometry import Box, Grid, as_vec, ceil_to
+from ..core.errors import ModelFileError, VoxelValueError
+from ..core.geometry import Box, as_vec, ceil_to
 from ..core.ops import ChunkOp
-from ..models.inference import DECODER_REACH, InferenceUNet3D, planes_at_once
+from ..models.inference import InferenceUNet3D, planes_at_once
 from ..models.registry import inference_network, loaded_unet3d
 from ..models.unet3d import UNet3D, UNet3DSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..core.geometry import Block, Vec
     from ..models.inference import Precision
-    from .joint import JointSegmentOp
 
 __all__ = [
     "SegmentOp",
-    "choose_window",
     "network_bytes",
-    "network_work",
     "normalise",
     "pad_far_end",
     "predict_window",
@@ -183,19 +175,6 @@ def network_bytes(settings: UNet3DSettings, window_shape: Vec) -> int:
     return total
 
 
-def network_work(grid: Grid) -> int:
-    """Return what a grid's windows cost, in voxels that all layers are applied to.
-
-    Half of the multiplications are the outermost decoder's, and in each window that computes the
-    voxels to write and two more on every side; the other layers compute the window.
-    """
-    decoded = (
-        min(w, s + 2 * DECODER_REACH)
-        for w, s in zip(grid.window_shape, grid.write_shape, strict=True)
-    )
-    return grid.n_blocks * (math.prod(grid.window_shape) + math.prod(decoded)) // 2
-
-
 @dataclass(frozen=True)
 class SegmentOp(ChunkOp):
     """A network's scores of a tomogram.
@@ -305,94 +284,3 @@ def chosen_class(scores: Array, class_index: int | None) -> Array:
             f"class {class_index}: the model has {len(scores)} classes, counted from 0"
         )
     return scores[class_index]
-
-
-def choose_window(
-    shape: Vec,
-    chunk_shape: Vec,
-    op: SegmentOp | JointSegmentOp,
-    budget_bytes: int,
-    *,
-    n_workers: int = 1,
-) -> Grid:
-    """Return the grid that needs the least work within a budget.
-
-    Parameters
-    ----------
-    shape
-        Voxels of the volume, zyx.
-    chunk_shape
-        Chunk (or shard) of the output's store; blocks write whole ones.
-    op
-        What will be computed.
-    budget_bytes
-        Bytes one task may hold.
-    n_workers
-        Blocks are counted in rounds of this many, so that no worker idles while another holds the
-        whole volume.
-
-    Returns
-    -------
-    Grid
-        With windows of one shape.
-
-    Raises
-    ------
-    BudgetError
-        Not even one chunk fits.
-    """
-    best: Grid | None = None
-    best_cost: tuple[int, int] | None = None
-    for write_shape in _candidates(shape, chunk_shape):
-        grid = Grid(shape, write_shape, op.halo, op.align, one_shape=True)
-        rounds = -(-grid.n_blocks // n_workers)
-        cost = (rounds * network_work(grid) // grid.n_blocks, grid.n_blocks)
-        cheaper = best_cost is None or cost < best_cost
-        if cheaper and op.bytes_needed(grid.window_shape) <= budget_bytes:
-            best, best_cost = grid, cost
-    if best is None:
-        raise _does_not_fit(shape, chunk_shape, op, budget_bytes)
-    return best
-
-
-def _candidates(shape: Vec, chunk_shape: Vec) -> Iterator[Vec]:
-    """Yield write shapes of whole chunks: per axis, the smallest for each number of blocks."""
-    axes = []
-    for size, chunk in zip(shape, chunk_shape, strict=True):
-        n_chunks = -(-size // chunk)
-        per_block = {-(-n_chunks // n_blocks) for n_blocks in range(1, n_chunks + 1)}
-        axes.append([n * chunk for n in sorted(per_block)])
-    for write_shape in itertools.product(*axes):
-        yield as_vec(write_shape)
-
-
-def _does_not_fit(
-    shape: Vec, chunk_shape: Vec, op: SegmentOp | JointSegmentOp, budget_bytes: int
-) -> BudgetError:
-    """Say what one chunk needs, and which chunks or budget would do."""
-
-    def needed(chunk: Vec) -> tuple[Vec, int]:
-        grid = Grid(shape, chunk, op.halo, op.align, one_shape=True)
-        return grid.window_shape, op.bytes_needed(grid.window_shape)
-
-    window, n_bytes = needed(chunk_shape)
-    smaller = chunk_shape
-    while max(smaller) > op.align and needed(smaller)[1] > budget_bytes:
-        smaller = as_vec([max(op.align, ceil_to(-(-c // 2), op.align)) for c in smaller])
-    least = needed(smaller)[1]
-    advice = f"chunks of {_times(smaller)} would need {_words(least)}"
-    if least > budget_bytes:
-        advice = f"even {advice}, so give each worker more with --memory"
-    classes = f"{op.n_classes} class" + ("es" if op.n_classes > 1 else "")
-    return BudgetError(
-        f"{op.name} needs {_words(n_bytes)} per task (window {_times(window)}, {classes}, float32) "
-        f"but the budget is {_words(budget_bytes)}; {advice}"
-    )
-
-
-def _times(shape: Vec) -> str:
-    return "x".join(map(str, shape))
-
-
-def _words(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"

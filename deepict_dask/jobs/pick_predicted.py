@@ -1,0 +1,253 @@
+"""A tomogram and 3D models to picks in one pass: the score maps are never stored.
+
+One task per window reads the tomogram (and region masks), runs the networks, chooses the voxels of
+each pick section, labels and measures them. Of the scores there remain the clusters' rows, and one
+byte a voxel that says which voxels were chosen, for the pass that writes the segmentation. What
+follows is in `pick_job.py`, as for stored scores, and the picks are the same.
+
+Another threshold means another pass of the networks: to try settings, store the score maps.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import ConfigError
+from ..core.geometry import Grid
+from ..core.statistics import StatisticsReduction
+from ..engine import SpillFolder, StagedOutput, fingerprint, reduce_chunks, request_key
+from ..io.ome_zarr_write import create_ome_zarr
+from ..io.volumes import open_volume
+from ..labelling import SelectSettings
+from .chosen_model import choose_model
+from .pick_job import LabelledVoxels, PickJob, select_settings
+from .pick_regions import open_regions
+from .predict_and_label import PredictAndLabel, Section
+from .segment_windows import choose_grid, joint_op, measured_op, open_tomogram
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from ..config import PickSettings, SegmentSettings
+    from ..core.volume import VolumeReader, VolumeWriter
+    from .chosen_model import ChosenModel
+    from .pick_outputs import PickReport
+    from .predict_and_label import PredictedNodes
+    from .session import Session
+
+__all__ = ["PickSection", "pick_predicted"]
+
+
+@dataclass(frozen=True)
+class PickSection:
+    """What one folder of picks is made of."""
+
+    model: SegmentSettings
+    """A 3D model, without ``compat``."""
+    settings: PickSettings
+    """Without ``compat``."""
+    regions: Mapping[str, Path]
+    """Mask files by the names of their regions."""
+
+
+@dataclass(frozen=True)
+class _PartNodes(SpillFolder):
+    """The files of one section, of nodes that hold those of several."""
+
+    part: int = 0
+
+    def load(self, node: Any, name: str) -> Any:
+        return super().load(node, f"{self.part}_{name}")
+
+    def files(self, name: str) -> list[Path]:
+        return super().files(f"{self.part}_{name}")
+
+
+def pick_predicted(
+    session: Session, source: Path, wanted: Mapping[Path, PickSection], *, tomogram_name: str
+) -> dict[Path, PickReport]:
+    """Predict, threshold, label and pick, for several folders of picks at once.
+
+    Parameters
+    ----------
+    session
+        Workers and wishes.
+    source
+        Tomogram.
+    wanted
+        For each folder to make what it is made of; the files are those of `pick_particles`.
+    tomogram_name
+        Name in the STAR files.
+
+    Returns
+    -------
+    dict
+        For each folder what was made.
+
+    Raises
+    ------
+    ModelFileError
+        A file is no 3D model, or lacks a class.
+    ConfigError
+        A model has several classes and a section does not choose one of them.
+    VoxelValueError, ShapeMismatchError, SpacingError, OutputExistsError
+        As `pick_particles`.
+    BudgetError
+        No window fits a worker.
+    """
+    started = datetime.now(UTC)
+    source = source.absolute()  # workers may run in another folder
+    models = {s: choose_model(session, s) for s in dict.fromkeys(p.model for p in wanted.values())}
+    requests = {t: _request(session, source, p, models[p.model]) for t, p in wanted.items()}
+    with ExitStack() as stack:
+        staged = {
+            target: stack.enter_context(
+                StagedOutput(target, request_key(request), overwrite=session.overwrite)
+            )
+            for target, request in requests.items()
+        }
+        folder = next(iter(staged.values())).partial
+        reader = open_tomogram(session, source, folder / "scratch", list(models.values()))
+        jobs = {t: _open_job(session, staged[t].partial, reader, p) for t, p in wanted.items()}
+        one_pass = _OnePass(session, folder / "pass", reader, models, list(wanted.values()))
+        voxels, root = one_pass.run(list(jobs.values()))
+        reports = {}
+        for i, (target, job) in enumerate(jobs.items()):
+            clusters = job.gather(
+                voxels[i].nodes,
+                root.nodes[i].n_finished,
+                partial(StatisticsReduction().finalize, root.ranges[i]),
+            )
+            report = job.finish(
+                clusters,
+                voxels[i],
+                request={**requests[target], "key": staged[target].key},
+                tomogram_name=tomogram_name,
+                inputs={
+                    "tomogram": str(source), "model": models[wanted[target].model].path,
+                    "regions": {n: str(path) for n, path in wanted[target].regions.items()},
+                },
+                started=started,
+            )  # fmt: skip
+            reports[target] = replace(report, folder=target)
+        one_pass.clean()
+        for target, job in jobs.items():
+            job.clean()
+            staged[target].commit()
+    return reports
+
+
+def _request(
+    session: Session, source: Path, section: PickSection, model: ChosenModel
+) -> dict[str, Any]:
+    """Return what is asked for."""
+    return {
+        "job": "segment and pick", "input": fingerprint(source), "model": model.sha256,
+        "class": model.chosen, "precision": section.model.precision,
+        "regions": [[n, fingerprint(path.absolute())] for n, path in section.regions.items()],
+        "settings": section.settings.model_dump(mode="json"),
+        "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom,
+    }  # fmt: skip
+
+
+def _open_job(
+    session: Session, folder: Path, tomogram: VolumeReader, section: PickSection
+) -> PickJob:
+    """Open the region masks and check that they fit the tomogram."""
+    paths = {name: path.absolute() for name, path in section.regions.items()}
+    fitted, masks = open_regions(
+        session, tomogram, paths, section.settings, scratch=folder / "scratch"
+    )
+    header = replace(fitted.header, dtype="float32", class_names=())
+    select = select_settings(section.settings, masks, header.shape, header.shape)
+    return PickJob(session, folder, section.settings, tomogram.path, header, masks, select)
+
+
+@dataclass(frozen=True)
+class _OnePass:
+    """The pass over the tomogram, for all sections."""
+
+    session: Session
+    folder: Path
+    tomogram: VolumeReader
+    models: Mapping[SegmentSettings, ChosenModel]
+    sections: Sequence[PickSection]
+
+    def run(self, jobs: Sequence[PickJob]) -> tuple[list[LabelledVoxels], PredictedNodes]:
+        """Return where each section's voxels can be read again, and the root."""
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
+        (self.folder / "nodes").mkdir(parents=True)
+        for job in jobs:
+            job.make_scratch()
+        session, shape = self.session, self.tomogram.header.shape
+        stacks = [masks for job in jobs for masks in job.masks.stack]
+        writers = [self._mask_writer(i, job) for i, job in enumerate(jobs)]
+        reduction = self._reduction(jobs, writers)
+        grid = choose_grid(reduction, shape, session.chunks, session.workers.memory_bytes)
+        reduction = replace(reduction, op=measured_op(session, self.tomogram, reduction.op, grid))
+        with session.progress.stage(reduction.name, grid.n_blocks) as advance:
+            root: PredictedNodes = reduce_chunks(
+                session.workers, reduction, [self.tomogram, *stacks], grid,
+                spill=SpillFolder(str(self.folder / "nodes")), on_done=advance,
+            )  # fmt: skip
+        blocks = Grid(shape, grid.write_shape)
+        return [self._voxels(i, writer, blocks) for i, writer in enumerate(writers)], root
+
+    def _mask_writer(self, i: int, job: PickJob) -> VolumeWriter:
+        header = replace(job.header, dtype="uint8")
+        store = self.folder / f"chosen{i}.zarr"
+        return create_ome_zarr(store, header, chunks=self.session.chunks, overwrite=True)
+
+    def _reduction(
+        self, jobs: Sequence[PickJob], writers: Sequence[VolumeWriter]
+    ) -> PredictAndLabel:
+        """Say what each section takes from the networks' channels and the sources."""
+        op = joint_op(self.models, self.session.device)
+        firsts = dict(zip(self.models, _starts(op.channels), strict=True))
+        sections, n_sources = [], 1
+        for job, section in zip(jobs, self.sections, strict=True):
+            n_stacks = len(job.masks.stack)
+            channel = firsts[section.model] + _channel(self.models[section.model], section.settings)
+            place = n_sources if n_stacks else None
+            sections.append(Section(channel, job.reduction(), place))
+            n_sources += n_stacks
+        return PredictAndLabel(op, tuple(sections), jobs[0].grid.write_shape, tuple(writers))
+
+    def _voxels(self, i: int, writer: VolumeWriter, blocks: Grid) -> LabelledVoxels:
+        reader = open_volume(writer.path, spacing_required=False)
+        nodes = _PartNodes(str(self.folder / "nodes"), part=i)
+        return LabelledVoxels((reader,), SelectSettings(label_value=1), blocks, nodes)
+
+    def clean(self) -> None:
+        """Remove the nodes and the chosen voxels."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _starts(channels: Sequence[int]) -> list[int]:
+    """Return the first channel of each network.
+
+    Examples
+    --------
+    >>> _starts((2, 1, 3))
+    [0, 2, 3]
+    """
+    return [sum(channels[:i]) for i in range(len(channels))]
+
+
+def _channel(model: ChosenModel, settings: PickSettings) -> int:
+    """Return the channel, of those of a model, that a pick section takes."""
+    names = model.class_names
+    if not names:
+        return 0
+    if settings.class_name not in names:
+        raise ConfigError(
+            f"{model.name}: expected one of the classes {', '.join(names)} to pick, "
+            f"found {settings.class_name}"
+        )
+    return names.index(settings.class_name)

@@ -1,0 +1,187 @@
+"""From a window of a tomogram to labelled, measured clusters, in one task.
+
+`deepict_dask.segmentation` and `deepict_dask.labelling` do not know of one another; this reduction
+calls both. Its leaf is a network window, labelled where it writes, chunk by chunk, so that labels
+take no more memory than in a pass of their own; its nodes hold one label node for each pick
+section.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.geometry import Block, Box, as_vec
+from ..core.ops import TreeReduction
+from ..core.statistics import StatisticsReduction
+from ..labelling.select import select_voxels
+
+if TYPE_CHECKING:
+    from ..core.geometry import Grid, Vec
+    from ..core.statistics import StatisticsPartial
+    from ..core.volume import VolumeWriter
+    from ..labelling import LabelReduction
+    from ..labelling.merge import LabelNode
+    from ..segmentation.joint import JointSegmentOp
+
+__all__ = ["PredictAndLabel", "PredictedNodes", "Section"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One pick section's share of the pass."""
+
+    channel: int
+    """Of the networks' scores."""
+    label: LabelReduction
+    regions: int | None = None
+    """Which source holds the bits of its regions; none without regions."""
+
+
+@dataclass(frozen=True)
+class PredictedNodes:
+    """Of some windows, for each section."""
+
+    nodes: tuple[LabelNode, ...]
+    ranges: tuple[StatisticsPartial, ...]
+    """Of all scores, chosen or not."""
+
+    def spill(self) -> tuple[PredictedNodes, dict[str, Array]]:
+        """Return the nodes without what nobody above needs, and that as arrays to store."""
+        light: list[LabelNode] = []
+        arrays: dict[str, Array] = {}
+        for i, node in enumerate(self.nodes):
+            lighter, stored = node.spill()
+            light.append(lighter)
+            arrays |= {f"{i}_{name}": array for name, array in stored.items()}
+        return PredictedNodes(tuple(light), self.ranges), arrays
+
+
+@dataclass(frozen=True)
+class PredictAndLabel(TreeReduction[PredictedNodes, PredictedNodes]):
+    """Run the networks on a window, choose voxels, label and measure them.
+
+    Sources are the tomogram and the bits of the regions of those sections that have some.
+    """
+
+    op: JointSegmentOp
+    sections: tuple[Section, ...]
+    chunk: Vec
+    """Voxels that are labelled at a time."""
+    writers: tuple[VolumeWriter, ...] = ()
+    """Of each section, for 1 where a voxel was chosen and 0 elsewhere; none while planning."""
+    name: str = "segment and label"
+
+    @property
+    def shape(self) -> Vec:
+        """Voxels of the volume."""
+        return self.sections[0].label.shape
+
+    @property
+    def halo(self) -> Vec:
+        """Voxels a window needs on every side."""
+        return self.op.halo
+
+    @property
+    def align(self) -> int:
+        """Windows start on multiples of this."""
+        return self.op.align
+
+    @property
+    def n_classes(self) -> int:
+        """Channels of all networks."""
+        return self.op.n_classes
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Resident bytes of a process before its first window."""
+        return self.op.fixed_bytes
+
+    def measure(self, block: Block, *windows: Any) -> PredictedNodes:
+        """Return the nodes of one window; the voxels that were chosen are written on the way."""
+        scores = block.crop(self.op.apply(block, windows[0]))
+        inner = Block(block.number, block.index, block.write, block.write)
+        nodes, ranges = [], []
+        for section, writer in zip(self.sections, self.writers, strict=True):
+            score = scores[section.channel]
+            bits = None if section.regions is None else block.crop(windows[section.regions])
+            chosen = select_voxels(score, bits, block.write, self.shape, section.label.select)
+            writer.write(block.write, chosen.astype(np.uint8))
+            nodes.append(
+                label_by_chunks(
+                    section.label, inner, self.chunk, chosen=chosen, score=score, bits=bits
+                )
+            )
+            ranges.append(StatisticsReduction().measure(inner, score))
+        return PredictedNodes(tuple(nodes), tuple(ranges))
+
+    def combine(self, left: PredictedNodes, right: PredictedNodes) -> PredictedNodes:
+        """Merge two neighbours, section by section."""
+        statistics = StatisticsReduction()
+        pairs = zip(self.sections, left.nodes, right.nodes, strict=True)
+        ranges = zip(left.ranges, right.ranges, strict=True)
+        return PredictedNodes(
+            tuple(section.label.combine(a, b) for section, a, b in pairs),
+            tuple(statistics.combine(a, b) for a, b in ranges),
+        )
+
+    def finalize(self, partial: PredictedNodes) -> PredictedNodes:
+        """Return the root: all clusters are finished."""
+        return partial
+
+    def bytes_needed(self, window_shape: Vec) -> int:
+        """Return the peak bytes of a window that is written as a whole."""
+        return self._bytes(window_shape, window_shape)
+
+    def bytes_of(self, grid: Grid) -> int:
+        """Return the peak bytes of the largest window of a grid."""
+        return self._bytes(grid.window_shape, grid.write_shape)
+
+    def _bytes(self, window_shape: Vec, write_shape: Vec) -> int:
+        """Return the bytes of a window's networks, or those of labelling their scores.
+
+        Of every section the rows stay until the task ends; the rest of what labelling needs is that
+        of one chunk of one section.
+        """
+        n = math.prod(window_shape)
+        labels = [section.label for section in self.sections]
+        held = n * (4 + 4 * self.op.n_classes + 2)  # the tomogram, all scores, what is chosen
+        held += n * sum(label.region_bytes for label in labels)
+        held += sum(label.row_bytes_needed(write_shape) for label in labels)
+        chunk = max(label.bytes_needed(self.chunk) for label in labels)
+        return max(self.op.bytes_needed(window_shape), held + chunk)
+
+
+def label_by_chunks(
+    label: LabelReduction,
+    block: Block,
+    chunk: Vec,
+    *,
+    chosen: Array,
+    score: Array,
+    bits: Array | None,
+) -> LabelNode:
+    """Return the node of a block, made of those of its chunks: along x, then y, then z."""
+
+    def node_of(start: Vec) -> LabelNode:
+        ends = zip(start, chunk, block.write.stop, strict=True)
+        box = Box(start, as_vec([min(a + size, stop) for a, size, stop in ends]))
+        at = box.slices_in(block.write)
+        part = Block(block.number, block.index, box, box)
+        return label.measure_chosen(part, chosen[at], score[at], None if bits is None else bits[at])
+
+    zs, ys, xs = (
+        range(a, b, size)
+        for a, b, size in zip(block.write.start, block.write.stop, chunk, strict=True)
+    )
+    planes = (
+        reduce(label.combine, (reduce(label.combine, (node_of((z, y, x)) for x in xs)) for y in ys))
+        for z in zs
+    )
+    return reduce(label.combine, planes)

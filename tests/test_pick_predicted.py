@@ -1,0 +1,257 @@
+"""Picks in one pass from the tomogram: those of stored scores, without the scores."""
+
+from __future__ import annotations
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from deepict_dask.config import PickSettings, RunConfig, SegmentSettings
+from deepict_dask.core.errors import ConfigError
+from deepict_dask.core.geometry import Box
+from deepict_dask.io.volumes import open_volume
+from deepict_dask.jobs import segment_windows
+from deepict_dask.jobs.pick_predicted import PickSection, pick_predicted
+from deepict_dask.jobs.session import Session
+from deepict_dask.models.checkpoint import save_model
+from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
+from deepict_dask.pipeline import run_pipeline
+
+SHAPE = (40, 72, 100)
+CHUNKS = (16, 24, 32)
+
+
+def make_model(path, *, depth, names, seed):
+    """Weights large enough for clusters of every size at a threshold of 0.5."""
+    torch.manual_seed(seed)
+    network = UNet3D(UNet3DSettings(depth, 4, len(names))).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.normal_(0.3, 0.2)
+            module.running_var.uniform_(0.03, 0.1)
+            module.bias.data.normal_(0, 0.3)
+    save_model(path, network, class_names=names, voxel_spacing_angstrom=10.0)
+    return str(path)
+
+
+def write_mrc(path, voxels):
+    with mrcfile.new(path) as mrc:
+        mrc.set_data(voxels)
+        mrc.voxel_size = 10.0
+    return path
+
+
+@pytest.fixture
+def tomogram(tmp_path):
+    noise = np.random.default_rng(0).normal(size=SHAPE).astype("float32")
+    return write_mrc(tmp_path / "t.mrc", noise)
+
+
+@pytest.fixture
+def region(tmp_path):
+    """A slanted half of the volume."""
+    z, y, x = np.indices(SHAPE)
+    return write_mrc(tmp_path / "cytosol.mrc", (x + y + z < 110).astype("int8"))
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Networks of different depth, one with two classes."""
+    return (
+        make_model(tmp_path / "one.safetensors", depth=1, names=["a"], seed=1),
+        make_model(tmp_path / "two.safetensors", depth=2, names=["b", "c"], seed=2),
+    )
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Less memory than the whole needs."""
+    monkeypatch.setattr(segment_windows, "_LARGEST_WINDOW_BYTES", 36 << 20)
+
+
+def config_of(tomogram, output, models, region, **changes):
+    contact = {"mode": "contact", "region": "cytosol"}
+    inside = {"mode": "intersection", "region": "cytosol"}
+    near = {"mode": "colocalization", "region": "cytosol", "distance_nm": 5.0}
+    return RunConfig(
+        **{
+            "tomograms": tomogram,
+            "output": output,
+            "chunks": CHUNKS,
+            "segment": tuple({"model": model} for model in models),
+            "regions": ({"name": "cytosol", "path": region},),
+            "pick": (
+                {"class": "a", "threshold": 0.95, "min_size": 2, "label_map": True},
+                {"class": "b", "threshold": 0.5, "connectivity": 6, "contacts": (inside,)},
+                {"class": "c", "threshold": 0.75, "max_size": 500, "contacts": (contact,)},
+                {"class": "c", "name": "near", "threshold": 0.7, "border": (2, 3, 4),
+                 "contacts": (near,)},
+            ),
+            "keep_scores": False,
+        }
+        | changes
+    )  # fmt: skip
+
+
+def read_all(path):
+    return open_volume(path).read(Box.whole(SHAPE))
+
+
+def results_of(folder):
+    """Everything a pick folder holds that does not name its inputs."""
+    tables = {n: (folder / n).read_bytes() for n in ("picks.csv", "picks.star", "motl.csv")}
+    clusters = pd.read_parquet(folder / "clusters.parquet")
+    volumes = {p.name: read_all(p).tobytes() for p in sorted(folder.glob("*.zarr"))}
+    return tables, clusters.to_csv(), volumes
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_picks_are_those_of_stored_scores(two_workers, tomogram, models, region, tmp_path):
+    session = Session(two_workers)
+    reports = {}
+    for name, keep in (("stored", True), ("one_pass", False)):
+        config = config_of(tomogram, tmp_path / name, models, region, keep_scores=keep)
+        (reports[name],) = run_pipeline(session, config).tomograms
+    assert reports["one_pass"].n_picks == reports["stored"].n_picks
+    assert all(n > 3 for n in reports["stored"].n_picks.values()), reports["stored"].n_picks
+    for name in reports["stored"].n_picks:
+        theirs, ours = (tmp_path / run / "t" / name for run in ("stored", "one_pass"))
+        assert results_of(ours) == results_of(theirs)
+    left = {path.name for path in (tmp_path / "one_pass" / "t").iterdir()}
+    assert left == {*reports["stored"].n_picks, "stages.json"}
+    for name in reports["stored"].n_picks:
+        left = {path.name for path in (tmp_path / "one_pass" / "t" / name).iterdir()}
+        assert left == {path.name for path in (tmp_path / "stored" / "t" / name).iterdir()}
+
+
+def counted_tasks(workers):
+    """Return a list that grows by the key of every task that ends."""
+    from distributed.diagnostics.plugin import SchedulerPlugin
+
+    class Count(SchedulerPlugin):
+        def __init__(self):
+            self.keys = []
+
+        def transition(self, key, start, finish, *_args, **_kwargs):
+            if start == "processing" and finish == "memory":
+                self.keys.append(str(key))
+
+    plugin = Count()
+    workers.client.cluster.scheduler.add_plugin(plugin, name=f"count-{id(plugin)}")
+    return plugin.keys
+
+
+def test_the_whole_pipeline_takes_three_tasks_per_window(
+    two_workers, tomogram, models, region, tmp_path, monkeypatch
+):
+    # statistics, windows, the tree over both, the segmentation
+    monkeypatch.setattr(segment_windows, "_LARGEST_WINDOW_BYTES", 8 << 20)
+    segment = ({"model": models[0]},)
+    pick = ({"threshold": 0.6},)
+    config = config_of(
+        tomogram, tmp_path / "out", models, region,
+        segment=segment, pick=pick, regions=(), chunks=(20, 24, 25),
+    )  # fmt: skip
+    keys = counted_tasks(two_workers)
+    run_pipeline(Session(two_workers), config)
+    n_windows = sum(key.startswith("segment_and_label_L0") for key in keys)
+    assert n_windows == 12
+    assert len(keys) <= 3 * n_windows, keys
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_one_worker_or_two_the_same_bytes(
+    one_worker, two_workers, tomogram, models, region, tmp_path
+):
+    for name, workers in (("one", one_worker), ("two", two_workers)):
+        config = config_of(tomogram, tmp_path / name, models, region)
+        (report,) = run_pipeline(Session(workers), config).tomograms
+    for name in report.n_picks:
+        assert results_of(tmp_path / "one/t" / name) == results_of(tmp_path / "two/t" / name)
+
+
+def test_nothing_found_says_how_high_the_scores_are(one_worker, tomogram, models, tmp_path, caplog):
+    settings = PickSettings(threshold=0.99999999, class_name="a")
+    section = PickSection(SegmentSettings(model=models[0]), settings, {})
+    reports = pick_predicted(
+        Session(one_worker, chunks=CHUNKS), tomogram, {tmp_path / "p": section}, tomogram_name="t"
+    )
+    assert reports[tmp_path / "p"].n_picks == 0
+    assert "none is above the threshold" in caplog.text
+    assert "scores go from 0." in caplog.text
+
+
+def test_only_sections_that_changed_are_picked_again(
+    two_workers, tomogram, models, region, tmp_path
+):
+    config = config_of(tomogram, tmp_path / "out", models, region)
+    run_pipeline(Session(two_workers), config)
+    said = []
+    run_pipeline(Session(two_workers), config, say=said.append)
+    assert sum("is up to date" in line for line in said) == len(config.pick)
+    lower = config.pick[0].model_copy(update={"threshold": 0.5})
+    said.clear()
+    run_pipeline(
+        Session(two_workers),
+        config.model_copy(update={"pick": (lower, *config.pick[1:])}),
+        say=said.append,
+    )
+    assert [line for line in said if "wrote" in line] == ["t: wrote picks_a"]
+
+
+def test_scores_that_a_region_needs_are_stored(two_workers, tomogram, models, tmp_path):
+    config = RunConfig(
+        tomograms=tomogram,
+        output=tmp_path / "out",
+        chunks=CHUNKS,
+        segment=({"model": models[0]}, {"model": models[1]}),
+        regions=({"name": "b", "model": models[1], "class": "b", "threshold": 0.5},),
+        pick=(
+            {"class": "a", "threshold": 0.6, "contacts": ({"mode": "contact", "region": "b"},)},
+            {"class": "c", "threshold": 0.7},
+        ),
+        keep_scores=False,
+    )
+    run_pipeline(Session(two_workers), config)
+    left = {path.name for path in (tmp_path / "out/t").iterdir()}
+    assert left == {"scores_two.zarr", "region_b.zarr", "picks_a", "picks_c", "stages.json"}
+
+
+def test_a_mask_of_a_2d_model_is_made_at_once(two_workers, tomogram, models, tmp_path):
+    masks = {}
+    for keep in (True, False):
+        output = tmp_path / f"keep_{keep}"
+        config = RunConfig(
+            tomograms=tomogram,
+            output=output,
+            chunks=CHUNKS,
+            segment=({"model": models[0]},),
+            regions=({"name": "cell", "model": "demo_cytosol", "threshold": 0.4, "z_sigma": 2},),
+            pick=({"threshold": 0.6},),
+            keep_scores=keep,
+        )
+        run_pipeline(Session(two_workers), config)
+        masks[keep] = read_all(output / "t/region_cell.zarr")
+        assert (output / "t/scores_demo_cytosol.zarr").exists() == keep
+    assert masks[True].any()
+    assert np.mean(masks[True] != masks[False]) < 1e-4
+
+
+def test_a_model_that_nobody_picks_from_is_refused(two_workers, tomogram, models, region, tmp_path):
+    config = config_of(
+        tomogram, tmp_path / "out", models, region, pick=({"class": "a"},), regions=()
+    )
+    with pytest.raises(ConfigError, match=r"two.safetensors: expected a pick section"):
+        run_pipeline(Session(two_workers), config)
+
+
+def test_without_picks_scores_are_kept(tomogram, models, tmp_path):
+    with pytest.raises(ValueError, match="keep_scores: expected true where nothing is picked"):
+        RunConfig(
+            tomograms=tomogram,
+            output=tmp_path,
+            segment=({"model": models[0]},),
+            keep_scores=False,
+        )
