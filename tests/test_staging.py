@@ -91,7 +91,7 @@ def test_finished_blocks_outlive_a_failure_and_the_same_request_continues(tmp_pa
         assert (staged.partial / "half").read_text() == "half"
         with staged.open_ledger(GRID) as ledger:
             assert ledger.n_resumed == 2
-            assert ledger.unfinished() == [1, 2, 4, 5, 6, 7]
+            assert list(ledger.unfinished()) == [1, 2, 4, 5, 6, 7]
 
 
 def test_finished_blocks_outlive_a_second_run_that_fails_before_its_first_block(tmp_path):
@@ -226,7 +226,7 @@ def test_a_ledger_keeps_the_marks_of_all_sessions(tmp_path_factory, marked, sess
                 ledger.mark(int(number))
     with Ledger(path, ONE_KEY, 8) as ledger:
         assert ledger.n_finished == len(marked)
-        assert ledger.unfinished() == sorted(set(range(8)) - marked)
+        assert list(ledger.unfinished()) == sorted(set(range(8)) - marked)
 
 
 @pytest.mark.parametrize(("key", "n_blocks"), [(OTHER_KEY, 8), (ONE_KEY, 9)])
@@ -234,7 +234,7 @@ def test_a_ledger_of_another_request_is_forgotten(tmp_path, key, n_blocks):
     with Ledger(tmp_path / "marks", ONE_KEY, 8) as ledger:
         ledger.mark(5)
     with Ledger(tmp_path / "marks", key, n_blocks) as ledger:
-        assert ledger.unfinished() == list(range(n_blocks))
+        assert list(ledger.unfinished()) == list(range(n_blocks))
 
 
 def test_a_ledger_that_was_cut_short_counts_what_is_missing_as_unfinished(tmp_path):
@@ -244,7 +244,7 @@ def test_a_ledger_that_was_cut_short_counts_what_is_missing_as_unfinished(tmp_pa
             ledger.mark(number)
     os.truncate(path, path.stat().st_size - 3)
     with Ledger(path, ONE_KEY, 8) as ledger:
-        assert ledger.unfinished() == [5, 6, 7]
+        assert list(ledger.unfinished()) == [5, 6, 7]
 
 
 def test_a_request_key_depends_on_every_value_and_on_no_order():

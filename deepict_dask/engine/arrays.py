@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import DeepictError, ShapeMismatchError, VoxelValueError, WorkFailedError
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .ledger import JointLedger, Ledger
 
 __all__ = ["explain", "map_chunks", "naming", "run_each"]
+
+Item = TypeVar("Item")
 
 
 @contextmanager
@@ -112,7 +114,7 @@ def map_chunks(
     See `deepict_dask.jobs.segment` for a call.
     """
     _check_ownership(grid, sink)
-    todo = list(range(grid.n_blocks)) if ledger is None else ledger.unfinished()
+    todo = range(grid.n_blocks) if ledger is None else ledger.unfinished()
 
     def submit(number: int) -> Any:
         return workers.client.submit(
@@ -145,13 +147,31 @@ def task_key(name: str, number: int) -> str:
 
 def run_each(
     workers: Workers,
-    submit: Callable[[int], Any],
-    numbers: Iterable[int],
+    submit: Callable[[Item], Any],
+    items: Iterable[Item | None],
     *,
     stage: str,
     where: str,
-) -> Iterator[tuple[int, Any]]:
-    """Keep a bounded number of tasks in flight; yield (number, result) as they end.
+) -> Iterator[tuple[Item, Any]]:
+    """Keep a bounded number of tasks in flight; yield (item, result) as they end.
+
+    Parameters
+    ----------
+    workers
+        Where the tasks run.
+    submit
+        Starts the task of an item and returns its future.
+    items
+        What there is to do: numbers of blocks, which messages then name, or anything else. They
+        are taken one by one, as there is room. None says that there is nothing to start before
+        another task has ended.
+    stage, where
+        For messages.
+
+    Yields
+    ------
+    item, result
+        In any order. Tasks that have ended by then are fetched at once and forgotten.
 
     Raises
     ------
@@ -160,24 +180,23 @@ def run_each(
     """
     from distributed import as_completed
 
-    pending: dict[Any, int] = {}
-    waiting = iter(numbers)
+    pending: dict[Any, Item] = {}
+    waiting = iter(items)
     completed = as_completed([])
 
     def refill() -> None:
         while len(pending) < workers.in_flight():
-            number = next(waiting, None)
-            if number is None:
+            item = next(waiting, None)
+            if item is None:
                 return
-            future = submit(number)
-            pending[future] = number
+            future = submit(item)
+            pending[future] = item
             completed.add(future)
 
     refill()
     try:
-        for future in completed:
-            number = pending.pop(future)
-            yield number, _result(future, stage, where, number)
+        for batch in completed.batches():
+            yield from _fetched(workers, batch, pending, stage, where)
             refill()
     finally:
         # An interrupt or a failure must not leave work behind on a cluster that others share.
@@ -185,12 +204,35 @@ def run_each(
             workers.client.cancel(list(pending))
 
 
-def _result(future: Any, stage: str, where: str, number: int) -> Any:
-    """Return what a task returned, or raise what went wrong in words."""
+def _fetched(
+    workers: Workers, batch: list[Any], pending: dict[Any, Item], stage: str, where: str
+) -> Iterator[tuple[Item, Any]]:
+    """Yield what tasks returned, then raise in words what went wrong with one of them.
+
+    ``batch`` is emptied before: what nobody refers to is forgotten by the scheduler.
+    """
+    failed = [future for future in batch if future.status != "finished"]
+    finished = [future for future in batch if future.status == "finished"]
+    batch.clear()
+    items = [pending.pop(future) for future in finished]
+    with _explained(stage, where, items):
+        results = workers.client.gather(finished)
+    finished.clear()
+    yield from zip(items, results, strict=True)
+    for future in failed:
+        with _explained(stage, where, [pending.pop(future)]):
+            future.result()
+
+
+@contextmanager
+def _explained(stage: str, where: str, items: Sequence[Any]) -> Iterator[None]:
+    """Raise in words what went wrong with the task of an item, or of one of several."""
     try:
-        return future.result()
+        yield
     except Exception as error:
-        raise explain(error, f"{stage}, block {number}", where) from error
+        is_block = len(items) == 1 and isinstance(items[0], int)
+        what = f"{stage}, block {items[0]}" if is_block else stage
+        raise explain(error, what, where) from error
 
 
 def _disk_is_full(error: OSError) -> bool:

@@ -32,6 +32,8 @@ _DASK_CONFIG = {
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.allowed-failures": 3,
     "distributed.admin.log-format": "%(message)s",
+    # The last messages are kept, with the tasks in them: a hundred are enough to look into.
+    "distributed.admin.low-level-log-length": 100,
     # What a task raises is reported once, in words, by the process that drives the work.
     "logging.distributed": "critical",
     "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
@@ -201,7 +203,15 @@ def _local(settings: ClusterSettings) -> Iterator[Workers]:
         client = stack.enter_context(Client(cluster))
         # Its callback would swallow a Ctrl-C that arrives while garbage is collected.
         disable_gc_diagnosis(force=True)
+        _keep_flat(client)
         yield Workers(client, n, each, cluster.scheduler_address)
+
+
+def _keep_flat(client: Any) -> None:
+    """Let the scheduler forget what a million tasks would leave behind."""
+    from .flat_scheduler import FlatScheduler
+
+    client.register_plugin(FlatScheduler())
 
 
 @contextmanager
@@ -217,6 +227,7 @@ def _remote(settings: ClusterSettings) -> Iterator[Workers]:
             "start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`"
         ) from error
     with client:
+        _keep_flat(client)
         wanted = settings.workers or 1
         try:
             client.wait_for_workers(wanted, timeout=60)

@@ -2,17 +2,22 @@
 
 The leaves are the blocks of a grid; a node of level k joins up to 2 x 2 x 2 nodes of level k - 1,
 first along x, then y, then z, in one task. The tree follows the grid alone, so any number of
-workers gives the same bytes. Leaves are submitted in the order of the tree, a bounded number at a
-time, so finished subtrees collapse while later leaves have not been read.
+workers gives the same bytes.
 
-With a `SpillFolder`, what a node's parents do not need is written to a file of that node, and the
-results that travel stay small.
+1. Leaves are submitted in the order of the tree, a bounded number at a time.
+2. A node is submitted when its last child has ended, and goes before the leaves: finished subtrees
+   collapse while later leaves have not been read.
+3. What ends is handed to its parent packed (see ``handover.py``), and the scheduler forgets it. A
+   few results for each level wait in the driver, however many leaves there are.
+
+With a `SpillFolder`, what a node's parents do not need is written to a file of that node, results
+too large to travel wait in files, and all that travels stays small.
 """
 
 from __future__ import annotations
 
 import itertools
-from contextlib import suppress
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.geometry import Block, Grid, Vec, as_vec
-from .arrays import explain, naming, read_windows, task_key
+from .arrays import naming, read_windows, run_each, task_key
+from .handover import HandedOver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -83,14 +89,19 @@ def tree_nodes(counts: Vec) -> Iterator[tuple[TreeNode, list[TreeNode]]]:
     yield from _subtree(TreeNode(n_levels(counts), (0, 0, 0)), counts)
 
 
+def _children(node: TreeNode, counts: Vec) -> list[TreeNode]:
+    """Return up to eight nodes of the level below, none for a leaf."""
+    if node.level == 0:
+        return []
+    below = _counts(counts, node.level - 1)
+    ranges = [range(2 * i, min(2 * i + 2, n)) for i, n in zip(node.index, below, strict=True)]
+    return [TreeNode(node.level - 1, as_vec(index)) for index in itertools.product(*ranges)]
+
+
 def _subtree(node: TreeNode, counts: Vec) -> Iterator[tuple[TreeNode, list[TreeNode]]]:
-    children = []
-    if node.level > 0:
-        below = _counts(counts, node.level - 1)
-        ranges = [range(2 * i, min(2 * i + 2, n)) for i, n in zip(node.index, below, strict=True)]
-        for index in itertools.product(*ranges):
-            children.append(TreeNode(node.level - 1, as_vec(index)))
-            yield from _subtree(children[-1], counts)
+    children = _children(node, counts)
+    for child in children:
+        yield from _subtree(child, counts)
     yield node, children
 
 
@@ -112,6 +123,10 @@ class SpillFolder:
         """Return an array of a node, None where it was empty."""
         path = Path(self.path) / f"{node.name}.{name}.npy"
         return np.load(path) if path.exists() else None
+
+    def result_path(self, node: TreeNode) -> Path:
+        """Return where a node's result waits for its parent, if it is too large to travel."""
+        return Path(self.path) / f"{node.name}.result"
 
     def files(self, name: str) -> list[Path]:
         """Return the files of all nodes under one name, in the order of their names."""
@@ -145,7 +160,7 @@ def measure_leaf(
     node: TreeNode,
     spill: SpillFolder | None,
 ) -> Any:
-    """Read and measure one block: the body of a leaf task."""
+    """Read and measure one block."""
     windows = read_windows(sources, block)
     with naming(sources[0].path):
         partial = reduction.measure(block, *windows)
@@ -159,7 +174,7 @@ def combine_children(
     children: Sequence[Any],
     spill: SpillFolder | None,
 ) -> Any:
-    """Join up to eight neighbours, along x, then y, then z: the body of a node task."""
+    """Join up to eight neighbours, along x, then y, then z."""
     parts = dict(zip(places, children, strict=True))
     for axis in (2, 1, 0):
         joined: dict[Vec, Any] = {}
@@ -171,6 +186,33 @@ def combine_children(
         parts = joined
     (partial,) = parts.values()
     return _spilled(node, partial, spill)
+
+
+def _handed_over(node: TreeNode, partial: Any, spill: SpillFolder | None) -> HandedOver:
+    return HandedOver.pack(partial, None if spill is None else spill.result_path(node))
+
+
+def _leaf_task(
+    reduction: TreeReduction[Any, Any],
+    sources: Sequence[VolumeReader],
+    block: Block,
+    node: TreeNode,
+    spill: SpillFolder | None,
+) -> HandedOver:
+    """Measure one block: the body of a leaf task."""
+    return _handed_over(node, measure_leaf(reduction, sources, block, node, spill), spill)
+
+
+def _node_task(
+    reduction: TreeReduction[Any, Any],
+    node: TreeNode,
+    places: Sequence[Vec],
+    children: Sequence[HandedOver],
+    spill: SpillFolder | None,
+) -> HandedOver:
+    """Join neighbours: the body of a node task."""
+    parts = [child.unpack() for child in children]
+    return _handed_over(node, combine_children(reduction, node, places, parts, spill), spill)
 
 
 def reduce_chunks(
@@ -215,86 +257,63 @@ def reduce_chunks(
     See `deepict_dask.jobs.pick` for a call.
     """
     where = sources[0].path if spill is None else f"{spill.path}, from {sources[0].path}"
-    tasks = _TreeTasks(workers, reduction.name, where, on_done)
-    try:
-        for node, children in tree_nodes(grid.counts):
-            if children:
-                tasks.join(node, children, combine_children, reduction, spill)
-            else:
-                block = grid.at(node.index)
-                tasks.start(node, measure_leaf, reduction, sources, block, node, spill)
-        return reduction.finalize(tasks.root())
-    finally:
-        tasks.cancel()
+    tree = _Tree(grid.counts)
+    numbers = itertools.count()
+
+    def submit(node: TreeNode) -> Any:
+        task: tuple[Any, ...] = (_leaf_task, reduction, sources, grid.at(node.index), node, spill)
+        if node.level > 0:
+            task = (_node_task, reduction, node, *tree.children(node), spill)
+        key = task_key(f"{reduction.name}_L{node.level}", next(numbers))
+        return workers.client.submit(*task, pure=False, key=key, priority=node.level)
+
+    for node, result in run_each(
+        workers, submit, tree.startable(), stage=reduction.name, where=where
+    ):
+        tree.finish(node, result)
+        if node.level == 0 and on_done is not None:
+            on_done(1)
+    root = tree.root.unpack()
+    tree.root.discard()
+    return reduction.finalize(root)
 
 
-class _TreeTasks:
-    """The tasks of one reduction that are not yet part of another, a bounded number of leaves."""
+class _Tree:
+    """Which nodes can be computed, and the results that wait for those of their neighbours."""
 
-    def __init__(
-        self,
-        workers: Workers,
-        stage: str,
-        where: str,
-        on_done: Callable[[int], None] | None,
-    ) -> None:
-        from distributed import as_completed
+    def __init__(self, counts: Vec) -> None:
+        self._counts = counts
+        self._results: dict[TreeNode, dict[TreeNode, HandedOver]] = {}
+        """Of the children that have ended, by the node they wait for."""
+        self._ready: deque[TreeNode] = deque()
 
-        self._workers, self._stage, self._where = workers, stage, where
-        self._on_done = on_done or (lambda _n: None)
-        self._futures: dict[TreeNode, Any] = {}
-        self._leaves: set[Any] = set()
-        self._completed = as_completed([])
+    def startable(self) -> Iterator[TreeNode | None]:
+        """Yield nodes whose children have ended, else the next leaf; None where there is none."""
+        for leaf, children in tree_nodes(self._counts):
+            while self._ready:
+                yield self._ready.popleft()
+            if not children:
+                yield leaf
+        while True:
+            yield self._ready.popleft() if self._ready else None
 
-    def start(self, node: TreeNode, *task: Any) -> None:
-        """Submit a leaf, once there is room for one."""
-        while len(self._leaves) >= self._workers.in_flight():
-            self._collect()
-        self._leaves.add(self._submit(node, *task))
+    def children(self, node: TreeNode) -> tuple[list[Vec], list[HandedOver]]:
+        """Return the places and results of a node's children."""
+        results = self._results[node]
+        return [child.index for child in results], list(results.values())
 
-    def join(
-        self,
-        node: TreeNode,
-        children: Sequence[TreeNode],
-        function: Any,
-        reduction: Any,
-        spill: SpillFolder | None,
-    ) -> None:
-        """Submit a node; its children are then held by it alone."""
-        parts = [self._futures.pop(child) for child in children]
-        places = [child.index for child in children]
-        self._submit(node, function, reduction, node, places, parts, spill)
+    def finish(self, node: TreeNode, result: HandedOver) -> None:
+        """Note a node's result; those of its children are no longer needed."""
+        for used in self._results.pop(node, {}).values():
+            used.discard()
+        siblings = self._results.setdefault(node.parent, {})
+        siblings[node] = result
+        is_root = node.level == n_levels(self._counts)
+        if not is_root and len(siblings) == len(_children(node.parent, self._counts)):
+            self._ready.append(node.parent)
 
-    def _submit(self, node: TreeNode, *task: Any) -> Any:
-        key = task_key(f"{self._stage}_L{node.level}", len(self._futures))
-        future = self._workers.client.submit(*task, pure=False, key=key)
-        self._futures[node] = future
-        self._completed.add(future)
-        return future
-
-    def _collect(self) -> None:
-        """Wait for one task; raise what it raised."""
-        future = next(self._completed)
-        if future.status != "finished":
-            self._result(future)
-        if future in self._leaves:
-            self._leaves.remove(future)
-            self._on_done(1)
-
-    def _result(self, future: Any) -> Any:
-        try:
-            return future.result()
-        except Exception as error:
-            raise explain(error, self._stage, self._where) from error
-
-    def root(self) -> Any:
-        """Wait for all tasks and return the last one's result."""
-        while self._completed.count():
-            self._collect()
-        (root,) = self._futures.values()
-        return self._result(root)
-
-    def cancel(self) -> None:
-        """Leave no work behind on a cluster that others share."""
-        with suppress(Exception):
-            self._workers.client.cancel([*self._futures.values(), *self._leaves])
+    @property
+    def root(self) -> HandedOver:
+        """The last result."""
+        ((root,),) = (results.values() for results in self._results.values())
+        return root
