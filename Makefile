@@ -27,6 +27,7 @@ check: venv
 	$(BIN)/python -m pytest -q --doctest-modules deepict_dask
 
 bench: venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
 
 format: venv
