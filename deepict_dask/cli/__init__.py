@@ -14,7 +14,17 @@ import typer
 
 from .. import __version__
 from ..core.errors import ConfigError, DeepictError, WorkFailedError
-from . import evaluating, filaments, particles, picking, project, running, slices, volumes
+from . import (
+    evaluating,
+    fetching,
+    filaments,
+    particles,
+    picking,
+    project,
+    running,
+    slices,
+    volumes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +56,7 @@ filaments.register(app)
 evaluating.register(evaluate_app)
 running.register(app, models_app)
 project.register(config_app)
+fetching.register(app)
 
 _debug = False
 _UsageError: Any = typer.BadParameter.__base__
