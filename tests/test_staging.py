@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import platform
 import time
 
 import numpy as np
@@ -26,6 +27,7 @@ from deepict_dask.engine import Ledger, StagedOutput, fingerprint, request_key
 from deepict_dask.engine.arrays import explain, naming
 from deepict_dask.engine.budget import format_bytes, parse_bytes
 from deepict_dask.engine.staging import ZARR_MARKS
+from deepict_dask.io.replace import replace_file
 
 ONE_KEY, OTHER_KEY = "1" * 64, "2" * 64
 GRID = Grid((4, 4, 4), (2, 2, 2))
@@ -327,3 +329,22 @@ def test_what_is_no_size_is_refused_with_an_example(text):
 @given(st.integers(0, 1 << 60))
 def test_a_size_in_words_is_read_back_within_its_digits(n_bytes):
     assert parse_bytes(format_bytes(n_bytes)) == pytest.approx(n_bytes, rel=0.06, abs=1)
+
+
+def test_what_a_killed_program_left_of_a_file_goes_with_the_next_one(tmp_path):
+    target = tmp_path / "stages.json"
+    dead, alive, foreign = (
+        tmp_path / f".stages.json.{name}.tmp"
+        for name in (
+            f"{platform.node()}.{2**22 + 1}",  # beyond the largest number of a process
+            f"{platform.node()}.{os.getppid()}",
+            f"another-host.{2**22 + 1}",
+        )
+    )
+    for path in (dead, alive, foreign):
+        path.write_text("half")
+    replace_file(target, "{}")
+    assert target.read_text() == "{}"
+    assert not dead.exists()
+    assert alive.exists()
+    assert foreign.exists()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import platform
 from pathlib import Path
 
+import psutil
+
 __all__ = ["replace_file"]
+
+_HOST = platform.node()
 
 
 def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -32,7 +38,8 @@ def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
     b'x,y,z'
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    _remove_leftovers(target)
+    temporary = target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -41,3 +48,11 @@ def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what programs of this machine left that were killed while they wrote the file."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.{glob.escape(_HOST)}.*.tmp"):
+        number = path.name.split(".")[-2]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            path.unlink(missing_ok=True)
