@@ -19,9 +19,7 @@ from scipy.ndimage import gaussian_filter, label
 
 from deepict_dask.config import PickSettings
 from deepict_dask.core.geometry import Box, Grid, Vec, as_vec
-from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.engine import SpillFolder, map_chunks, reduce_chunks
-from deepict_dask.io.ome_zarr_write import create_ome_zarr
 from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs.pick_clusters import ClusterTables, gather_clusters
 from deepict_dask.jobs.pick_job import SpilledNames
@@ -29,13 +27,14 @@ from deepict_dask.jobs.pick_outputs import write_tables
 from deepict_dask.labelling import LabelReduction, RelabelOp, SelectSettings
 from deepict_dask.labelling.measure import score_unit
 
+from .measure import MIB, forget_peak, peak_bytes, store
+
 if TYPE_CHECKING:
-    from deepict_dask.core.volume import VolumeReader
+    from deepict_dask.core.volume import VolumeHeader, VolumeReader
 
 Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 SELECT = SelectSettings(threshold=0.5)
-MIB = 1 << 20
 
 
 def score_map(shape: tuple[int, int, int], density: float) -> Scores:
@@ -92,51 +91,35 @@ class Nowhere:
         """Forget an array."""
 
 
-def stored(path: str, score: Scores) -> VolumeReader:
-    """Store a volume and open it."""
-    writer = create_ome_zarr(path, VolumeHeader(score.shape, "float32", 10.0))
-    writer.write(Box.whole(score.shape), score)
-    return open_volume(path)
-
-
 class Usage:
     """CPU time and peak memory of the driver and the workers from here on."""
 
     def __init__(self, workers: Any) -> None:
         self._workers = workers
-        self._ask(_forget_peak)
-        self._seconds = self._ask(_process_seconds)
+        self._seconds = self._cpu_seconds()
+        for pid in self._seconds:
+            forget_peak(pid)
 
-    def _ask(self, what: Any) -> dict[int, float]:
+    def _cpu_seconds(self) -> dict[int, float]:
         """Ask each process once: threads are workers of this one."""
-        return dict([what(), *self._workers.client.run(what).values()])
+        return dict([_process_seconds(), *self._workers.client.run(_process_seconds).values()])
 
     def seconds(self) -> float:
         """Return the CPU seconds of all processes."""
-        return sum(now - self._seconds[pid] for pid, now in self._ask(_process_seconds).items())
+        return sum(now - self._seconds[pid] for pid, now in self._cpu_seconds().items())
 
     def worker_peak_mib(self) -> float:
-        """Return the largest resident size of a worker."""
-        peaks: dict[str, tuple[int, float]] = self._workers.client.run(_peak_mib)
-        return max(peak for _, peak in peaks.values())
+        """Return the largest resident size of a worker; of this process if they are threads."""
+        pids = set(self._workers.client.run(os.getpid).values())
+        return max(peak_bytes(pid) for pid in pids) / MIB
 
     def driver_peak_mib(self) -> float:
         """Return the largest resident size of this process."""
-        return _peak_mib()[1]
+        return peak_bytes(os.getpid()) / MIB
 
 
 def _process_seconds() -> tuple[int, float]:
     return os.getpid(), time.process_time()
-
-
-def _forget_peak() -> tuple[int, float]:
-    Path("/proc/self/clear_refs").write_text("5")
-    return os.getpid(), 0.0
-
-
-def _peak_mib() -> tuple[int, float]:
-    status = Path("/proc/self/status").read_text()
-    return os.getpid(), int(status.split("VmHWM:")[1].split()[0]) * 1024 / MIB
 
 
 def label_and_pick(workers: Any, reader: VolumeReader, grid: Grid, folder: Path) -> dict[str, Any]:
@@ -211,10 +194,10 @@ def run(workers: Any, *, small: bool) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        tile = stored(f"{folder}/smooth.zarr", score)
+        tile = open_volume(store(folder / "smooth.zarr", score))
         result |= beside_scipy(workers, score, tile, folder)
         del score
         for repeats in sizes:
             result |= sized(workers, tile, repeats, folder / f"smooth{repeats}", "smooth")
-        lone = stored(f"{folder}/lone.zarr", lone_voxels(shape))
+        lone = open_volume(store(folder / "lone.zarr", lone_voxels(shape)))
         return result | sized(workers, lone, (1, 1, 1), folder / "lone", "lone voxels")

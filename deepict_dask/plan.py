@@ -14,10 +14,10 @@ from .engine.cluster import plan_workers
 from .engine.spectral_plan import plan_spectral
 from .io.dataset import TomogramEntry, list_tomograms
 from .io.volumes import open_volume
-from .jobs.chosen_model import is_2d
+from .jobs.chosen_model import choose_model, is_2d
 from .jobs.equalize import plan_equalize
 from .jobs.polish import smoothing_grid
-from .jobs.segment_windows import choose_grid
+from .jobs.segment_windows import choose_grid, joint_op
 from .labelling import LabelReduction, SelectSettings
 from .models.registry import resolve_model
 from .run_outputs import (
@@ -101,10 +101,11 @@ def _plan_one(config: RunConfig, entry: TomogramEntry, worker_bytes: int) -> lis
         elif region.model is not None:
             lines.append(_plan_mask(region, config.chunks, shape, light_bytes))
     predicted = []
+    unstored = unstored_models(config)
     for i, pick in enumerate(config.pick):
         name, model = pick_folder_of(pick, i), model_of_pick(config, pick)
         reduction = LabelReduction(shape, SelectSettings(threshold=pick.threshold))
-        if model in unstored_models(config):
+        if model in unstored:
             predicted.append((name, model, reduction))
         else:
             needed = reduction.bytes_needed(chunks)
@@ -121,11 +122,12 @@ def _plan_one_pass(
     worker_bytes: int,
 ) -> str:
     """Plan the folders of picks that are made without a stored score map."""
-    from .jobs.predict_and_label import PredictAndLabel, Section
+    from .jobs.predict_and_label import LabelledChannel, PredictAndLabel
 
     op = _joint_op([model for _, model, _ in sections])
+    channels = tuple(LabelledChannel(0, label) for _, _, label in sections)
     chunk = as_vec([min(c, n) for c, n in zip(chunks, shape, strict=True)])
-    both = PredictAndLabel(op, tuple(Section(0, label) for _, _, label in sections), chunk)
+    both = PredictAndLabel(op, channels, chunk)
     grid = choose_grid(both, shape, chunks, worker_bytes)
     names = ", ".join(name for name, _, _ in sections)
     needed = both.bytes_of(grid)
@@ -150,12 +152,8 @@ def _plan_models(config: RunConfig, shape: Vec, worker_bytes: int) -> list[str]:
 
 
 def _joint_op(models: list[SegmentSettings]) -> JointSegmentOp:
-    """Return the op of several 3D models, of a tomogram that was not measured."""
-    from .segmentation.joint import JointSegmentOp
-    from .segmentation.windows import SegmentOp
-
-    paths = [str(resolve_model(settings.model)) for settings in dict.fromkeys(models)]
-    return JointSegmentOp(tuple(SegmentOp(path, 0.0, 1.0) for path in paths))
+    """Return the op of several 3D models, which says what windows need."""
+    return joint_op({settings: choose_model(settings, "cpu") for settings in models}, "cpu")
 
 
 def _plan_slices(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .config import SegmentSettings
 from .core.errors import ConfigError, OutputExistsError
-from .jobs.chosen_model import chosen_class, is_2d
+from .jobs.chosen_model import check_precision, chosen_class, is_2d
 from .models.checkpoint import model_info
 from .models.registry import resolve_model
 
@@ -170,6 +170,8 @@ def check_config(config: RunConfig, entries: list[TomogramEntry]) -> None:
     _refuse_twice("pick: names (or classes, where there is no name)", folders)
     _check_classes(config)
     _refuse_idle(config)
+    for settings in models_of(config):
+        check_precision(settings)
     for region in config.regions:
         _check_region(region)
     for entry in entries:

@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from fetch_server import archive, deposit
 from hypothesis import HealthCheck, settings
+
+__all__ = ["archive", "deposit"]
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 

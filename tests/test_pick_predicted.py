@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import mrcfile
 import numpy as np
 import pandas as pd
@@ -11,6 +14,7 @@ import torch
 from deepict_dask.config import PickSettings, RunConfig, SegmentSettings
 from deepict_dask.core.errors import ConfigError
 from deepict_dask.core.geometry import Box
+from deepict_dask.engine.budget import BASELINE_TORCH_BYTES
 from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs import segment_windows
 from deepict_dask.jobs.pick_predicted import PickSection, pick_predicted
@@ -18,6 +22,7 @@ from deepict_dask.jobs.session import Session
 from deepict_dask.models.checkpoint import save_model
 from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
 from deepict_dask.pipeline import run_pipeline
+from deepict_dask.plan import plan_run
 
 SHAPE = (40, 72, 100)
 CHUNKS = (16, 24, 32)
@@ -68,7 +73,7 @@ def models(tmp_path):
 @pytest.fixture
 def small_windows(monkeypatch):
     """Less memory than the whole needs."""
-    monkeypatch.setattr(segment_windows, "_LARGEST_WINDOW_BYTES", 36 << 20)
+    monkeypatch.setattr(segment_windows, "_LARGEST_WINDOW_BYTES", 40 << 20)
 
 
 def config_of(tomogram, output, models, region, **changes):
@@ -147,7 +152,7 @@ def test_the_whole_pipeline_takes_three_tasks_per_window(
     two_workers, tomogram, models, region, tmp_path, monkeypatch
 ):
     # statistics, windows, the tree over both, the segmentation
-    monkeypatch.setattr(segment_windows, "_LARGEST_WINDOW_BYTES", 8 << 20)
+    monkeypatch.setattr(segment_windows, "_LARGEST_WINDOW_BYTES", 9 << 20)
     segment = ({"model": models[0]},)
     pick = ({"threshold": 0.6},)
     config = config_of(
@@ -255,3 +260,76 @@ def test_without_picks_scores_are_kept(tomogram, models, tmp_path):
             segment=({"model": models[0]},),
             keep_scores=False,
         )
+
+
+def test_a_dry_run_plans_what_the_run_does(two_workers, tomogram, models, region, tmp_path):
+    config = config_of(tomogram, tmp_path / "out", models, region)
+    lines = plan_run(config, workers=2, memory="4GiB")
+    (planned,) = [line for line in lines if "in one pass" in line]
+    assert not any("scores_" in line for line in lines)
+    keys = counted_tasks(two_workers)
+    run_pipeline(Session(two_workers), config)
+    n_windows = sum(key.startswith("segment_and_label_L0") for key in keys)
+    assert f"{n_windows} blocks" in planned
+    assert all(f"picks_{name}" in planned for name in ("a", "b", "c", "near"))
+
+
+MEASURE = """
+import sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from deepict_dask.core.geometry import Box, Grid
+from deepict_dask.core.volume import VolumeHeader
+from deepict_dask.io.ome_zarr_write import create_ome_zarr
+from deepict_dask.jobs.predict_and_label import LabelledChannel, PredictAndLabel
+from deepict_dask.labelling import LabelReduction, SelectSettings
+from deepict_dask.segmentation.joint import JointSegmentOp
+from deepict_dask.segmentation.windows import SegmentOp
+
+model, folder, threshold = sys.argv[1:4]
+op = JointSegmentOp((SegmentOp(model, 0.0, 1.0, 0),))
+
+def run(shape, name):
+    label = LabelReduction(shape, SelectSettings(threshold=float(threshold)))
+    writer = create_ome_zarr(f"{folder}/{name}.zarr", VolumeHeader(shape, "uint8", 10.0))
+    both = PredictAndLabel(op, (LabelledChannel(0, label),), (64, 64, 64), (writer,))
+    grid = Grid(shape, shape)
+    tomogram = np.random.default_rng(0).normal(size=shape).astype("float32")
+    nodes = both.measure(grid[0], tomogram)
+    return both.bytes_of(grid), nodes.nodes[0].n_finished
+
+run((32, 32, 32), "small")
+planned, n_clusters = run((128, 160, 192), "large")
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) * 1024, planned, n_clusters)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("model", "threshold"), [(0, 0.97), (1, 0.8), (1, 0.5)])
+def test_the_planned_memory_of_the_pass_bounds_the_measured_peak(
+    models, tmp_path, model, threshold
+):
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE, models[model], str(tmp_path), str(threshold)],
+        check=True, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    peak, planned, n_clusters = map(int, result.stdout.split())
+    assert n_clusters > 1000  # there is something to hold
+    assert peak <= BASELINE_TORCH_BYTES + planned  # what a worker is planned to have
+
+
+def test_a_precision_that_a_model_does_not_know_is_refused_before_any_work(
+    two_workers, tomogram, models, tmp_path
+):
+    config = RunConfig(
+        tomograms=tomogram,
+        output=tmp_path / "out",
+        segment=({"model": models[0]},),
+        regions=({"name": "cell", "model": "demo_cytosol", "precision": "bfloat16"},),
+        pick=({"threshold": 0.6},),
+    )
+    with pytest.raises(ConfigError, match="precision: expected float32 for a 2D network"):
+        run_pipeline(Session(two_workers), config)
+    assert not (tmp_path / "out").exists()

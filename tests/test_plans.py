@@ -14,6 +14,7 @@ from deepict_dask.core.ops import ChunkOp, TreeReduction
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.engine import Ledger, SpillFolder, handover, map_chunks, reduce_chunks
 from deepict_dask.engine.arrays import run_each
+from deepict_dask.engine.cluster import _keep_flat
 
 
 @dataclass(frozen=True)
@@ -297,3 +298,11 @@ def test_a_ledger_gives_the_unfinished_blocks_of_a_long_plan_in_order(tmp_path):
         numbers = ledger.unfinished()
         assert next(numbers) == min(set(range(10_000)) - done)
         assert list(numbers) == sorted(set(range(10_000)) - done)[1:]
+
+
+def test_a_scheduler_that_takes_no_plugin_is_no_reason_to_refuse_the_work():
+    class Elsewhere:
+        def register_plugin(self, _plugin):
+            raise ModuleNotFoundError("No module named 'deepict_dask'")
+
+    assert _keep_flat(Elsewhere()) is None

@@ -131,7 +131,7 @@ def test_the_precision_is_part_of_the_key(model, tomogram, two_workers):
     session = Session(two_workers, device="cpu")
     full = SegmentSettings(model=model)
     rough = SegmentSettings(model=model, precision="bfloat16")
-    chosen = choose_model(session, full)
+    chosen = choose_model(full, "cpu")
     keys = [_request(session, tomogram, settings, chosen) for settings in (full, rough, full)]
     assert keys[0] == keys[2] != keys[1]
 

@@ -66,7 +66,7 @@ def fetch(
 
 def _show(found: Survey) -> None:
     """Print one line per file, then the sum."""
-    from ..fetch import in_units
+    from ..engine.budget import format_bytes
 
     offers = found.offers
     for offer in offers:
@@ -75,14 +75,16 @@ def _show(found: Survey) -> None:
     known = [offer.size_bytes for offer in offers if offer.size_bytes is not None]
     unknown = len(offers) - len(known)
     more = f", {unknown} of unknown size" if unknown else ""
-    say(f"{len(offers)} files, {sum(known)} bytes ({in_units(sum(known))}){more}")
+    say(f"{len(offers)} files, {sum(known)} bytes ({format_bytes(sum(known))}){more}")
 
 
 def _summarise(report: FetchReport, folder: Path) -> None:
-    from ..fetch import in_units
+    from ..engine.budget import format_bytes
 
     kept = f", {len(report.kept)} were there" if report.kept else ""
-    say(f"{len(report.fetched)} files ({in_units(report.size_bytes)}) fetched to {folder}{kept}")
+    say(
+        f"{len(report.fetched)} files ({format_bytes(report.size_bytes)}) fetched to {folder}{kept}"
+    )
     if report.unverified:
         say(f"{len(report.unverified)} had no checksum: only their sizes were compared")
 

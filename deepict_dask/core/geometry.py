@@ -222,27 +222,21 @@ class Grid:
     def window_shape(self) -> Vec:
         """The one shape of all windows (of the largest window without ``one_shape``).
 
-        It may exceed the volume by less than ``align``: the kernel pads there. Where an axis has
-        two blocks, each needs one halo only.
+        It may exceed the volume by less than ``align``: the kernel pads there. A block at an end of
+        the volume needs one halo only, so two blocks on an axis have smaller windows than three.
         """
-        return as_vec(
-            [
-                self._window(n, w, h)
-                for n, w, h in zip(self.shape, self.write_shape, self.halo, strict=True)
-            ]
-        )
+        sides = []
+        for axis, n_blocks in enumerate(self.counts):
+            needed = (self._needed(axis, i) for i in range(n_blocks))
+            sides.append(max(high - low for low, high in needed))
+        return as_vec(sides)
 
-    def _window(self, size: int, write: int, halo: int) -> int:
-        """Return the voxels of a window on one axis."""
-        whole = ceil_to(size, self.align)
-        if -(-size // write) == 2:  # each of the two ends where the volume does: one halo
-            first = ceil_to(min(size, write + halo), self.align)
-            return max(first, whole - floor_to(max(0, write - halo), self.align))
-        return min(whole, ceil_to(write + self._slack(write, halo) + 2 * halo, self.align))
-
-    def _slack(self, write: int, halo: int) -> int:
-        """Voxels lost to aligning a start that is no multiple of ``align`` by itself."""
-        return 0 if write % self.align == 0 and halo % self.align == 0 else self.align - 1
+    def _needed(self, axis: int, i: int) -> tuple[int, int]:
+        """Return where what a block needs starts and stops on one axis, aligned."""
+        size, step, halo = self.shape[axis], self.write_shape[axis], self.halo[axis]
+        low = floor_to(max(0, i * step - halo), self.align)
+        high = ceil_to(min(size, (i + 1) * step + halo), self.align)
+        return low, high
 
     def at(self, index: Vec) -> Block:
         """Return the block at a place in the grid."""
@@ -255,12 +249,10 @@ class Grid:
 
     def _axis(self, axis: int, i: int) -> tuple[int, int, int, int]:
         """Return write start, write stop, read start and read stop on one axis."""
-        size, step, halo = self.shape[axis], self.write_shape[axis], self.halo[axis]
-        start, stop = i * step, min(size, (i + 1) * step)
-        low = floor_to(max(0, start - halo), self.align)
-        high = ceil_to(stop + halo, self.align)
+        size, step = self.shape[axis], self.write_shape[axis]
+        low, high = self._needed(axis, i)
         if self.one_shape:
             window = self.window_shape[axis]
             low = max(0, min(low, ceil_to(size, self.align) - window))
             high = low + window
-        return start, stop, low, min(size, high)
+        return i * step, min(size, (i + 1) * step), low, min(size, high)

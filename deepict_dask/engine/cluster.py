@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["ClusterSettings", "Workers", "connect"]
 
 _GIB = 1 << 30
+log = logging.getLogger("deepict_dask")
+
 _DASK_CONFIG = {
     # Tasks are planned to fit, and results are small: spilling or pausing would only hide a bug.
     "distributed.worker.memory.target": False,
@@ -208,10 +210,17 @@ def _local(settings: ClusterSettings) -> Iterator[Workers]:
 
 
 def _keep_flat(client: Any) -> None:
-    """Let the scheduler forget what a million tasks would leave behind."""
+    """Let the scheduler forget what a million tasks would leave behind.
+
+    A scheduler that somebody else runs may lack this package or have another Dask: then its memory
+    grows by some 0.5 kB per task, which is no reason to refuse the work.
+    """
     from .flat_scheduler import FlatScheduler
 
-    client.register_plugin(FlatScheduler())
+    try:
+        client.register_plugin(FlatScheduler())
+    except Exception as error:
+        log.info("the scheduler keeps notes of finished tasks: %r", error)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Files of public deposits over HTTP(S): found, resumed, verified."""
 
 from .empiar import EMPIAR_URL, NothingMatchesError, Selection, find_files
-from .progress import in_units
 from .remote import Checksum, FetchError, RemoteFile
 from .session import FetchReport, FetchSettings, Offer, Survey, fetch, survey
 from .web import Patience, Web
@@ -21,6 +20,5 @@ __all__ = [
     "Web",
     "fetch",
     "find_files",
-    "in_units",
     "survey",
 ]

@@ -7,28 +7,14 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..engine.budget import format_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["in_units", "show_bytes"]
+__all__ = ["show_bytes"]
 
 _SECONDS_BETWEEN_LINES = 30.0
-
-
-def in_units(size_bytes: int) -> str:
-    """Return a size for people.
-
-    Examples
-    --------
-    >>> in_units(999), in_units(1536), in_units(3 * 1024**3)
-    ('999 B', '1.5 KiB', '3.0 GiB')
-    """
-    size, unit = float(size_bytes), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
 @contextmanager
@@ -81,7 +67,7 @@ def _lines(total_bytes: int) -> Callable[[int], None]:
         now = time.monotonic()
         if now - last > _SECONDS_BETWEEN_LINES:
             last = now
-            of = f"{in_units(size_bytes)} of {in_units(total_bytes)}"
+            of = f"{format_bytes(size_bytes)} of {format_bytes(total_bytes)}"
             print(f"fetch: {of}", file=sys.stderr, flush=True)
 
     return reached

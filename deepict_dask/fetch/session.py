@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..core.errors import OutputExistsError, WorkFailedError
+from ..engine.budget import format_bytes
 from .download import Part, download
 from .empiar import Selection, find_files
 from .parallel import each
-from .progress import in_units, show_bytes
+from .progress import show_bytes
 from .remote import FetchError, RemoteFile
 from .web import Patience, Stamp, Web
 
@@ -317,8 +318,8 @@ def _check_space(missing: Sequence[Offer], folder: Path) -> None:
     free = shutil.disk_usage(there).free
     if need > free:
         raise FetchError(
-            f"{folder}: expected {in_units(need)} free for {len(missing)} files, found "
-            f"{in_units(free)}; narrow --match or choose another disk; nothing was fetched"
+            f"{folder}: expected {format_bytes(need)} free for {len(missing)} files, found "
+            f"{format_bytes(free)}; narrow --match or choose another disk; nothing was fetched"
         )
 
 

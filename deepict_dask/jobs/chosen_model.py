@@ -6,14 +6,20 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..core.errors import ModelFileError
+from ..core.errors import ConfigError, ModelFileError
 
 if TYPE_CHECKING:
     from ..config import SegmentSettings
     from ..core.volume import VolumeHeader
-    from .session import Session
 
-__all__ = ["ChosenModel", "check_spacing", "choose_model", "chosen_class", "is_2d"]
+__all__ = [
+    "ChosenModel",
+    "check_precision",
+    "check_spacing",
+    "choose_model",
+    "chosen_class",
+    "is_2d",
+]
 
 log = logging.getLogger("deepict_dask")
 
@@ -37,7 +43,7 @@ class ChosenModel:
         return replace(tomogram, dtype="float32", class_names=self.class_names)
 
 
-def choose_model(session: Session, settings: SegmentSettings) -> ChosenModel:
+def choose_model(settings: SegmentSettings, device: str) -> ChosenModel:
     """Find and load a model, and choose its classes.
 
     Raises
@@ -48,7 +54,7 @@ def choose_model(session: Session, settings: SegmentSettings) -> ChosenModel:
     from ..models.registry import loaded_model, resolve_model
 
     path = str(resolve_model(settings.model).absolute())
-    model = loaded_model(path, session.device)
+    model = loaded_model(path, device)
     chosen = chosen_class(model.class_names, settings.classes, settings.model)
     names = () if chosen is not None or len(model.class_names) < 2 else model.class_names
     spacing = model.voxel_spacing_angstrom
@@ -61,6 +67,21 @@ def is_2d(model: str) -> bool:
     from ..models.registry import resolve_model
 
     return model_info(resolve_model(model)).kind == "unet2d"
+
+
+def check_precision(settings: SegmentSettings) -> None:
+    """Refuse a precision that the model does not know.
+
+    Raises
+    ------
+    ConfigError
+        Another one than float32 for a 2D network.
+    """
+    if settings.precision != "float32" and is_2d(settings.model):
+        raise ConfigError(
+            f"{settings.model}: precision: expected float32 for a 2D network, "
+            f"found {settings.precision}, which 3D networks know"
+        )
 
 
 def chosen_class(names: tuple[str, ...], wanted: tuple[str, ...] | None, model: str) -> int | None:

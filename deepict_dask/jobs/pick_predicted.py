@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
@@ -27,14 +28,15 @@ from ..labelling import SelectSettings
 from .chosen_model import choose_model
 from .pick_job import LabelledVoxels, PickJob, select_settings
 from .pick_regions import open_regions
-from .predict_and_label import PredictAndLabel, Section
+from .predict_and_label import LabelledChannel, PredictAndLabel, SectionNodes
 from .segment_windows import choose_grid, joint_op, measured_op, open_tomogram
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from ..config import PickSettings, SegmentSettings
+    from ..core.statistics import VolumeStatistics
     from ..core.volume import VolumeReader, VolumeWriter
     from .chosen_model import ChosenModel
     from .pick_outputs import PickReport
@@ -54,19 +56,6 @@ class PickSection:
     """Without ``compat``."""
     regions: Mapping[str, Path]
     """Mask files by the names of their regions."""
-
-
-@dataclass(frozen=True)
-class _PartNodes(SpillFolder):
-    """The files of one section, of nodes that hold those of several."""
-
-    part: int = 0
-
-    def load(self, node: Any, name: str) -> Any:
-        return super().load(node, f"{self.part}_{name}")
-
-    def files(self, name: str) -> list[Path]:
-        return super().files(f"{self.part}_{name}")
 
 
 def pick_predicted(
@@ -92,10 +81,8 @@ def pick_predicted(
 
     Raises
     ------
-    ModelFileError
-        A file is no 3D model, or lacks a class.
-    ConfigError
-        A model has several classes and a section does not choose one of them.
+    ModelFileError, ConfigError
+        A file is no 3D model, or lacks the class of a section.
     VoxelValueError, ShapeMismatchError, SpacingError, OutputExistsError
         As `pick_particles`.
     BudgetError
@@ -103,14 +90,12 @@ def pick_predicted(
     """
     started = datetime.now(UTC)
     source = source.absolute()  # workers may run in another folder
-    models = {s: choose_model(session, s) for s in dict.fromkeys(p.model for p in wanted.values())}
+    models = {p.model: choose_model(p.model, session.device) for p in wanted.values()}
     requests = {t: _request(session, source, p, models[p.model]) for t, p in wanted.items()}
     with ExitStack() as stack:
         staged = {
-            target: stack.enter_context(
-                StagedOutput(target, request_key(request), overwrite=session.overwrite)
-            )
-            for target, request in requests.items()
+            t: stack.enter_context(StagedOutput(t, request_key(r), overwrite=session.overwrite))
+            for t, r in requests.items()
         }
         folder = next(iter(staged.values())).partial
         reader = open_tomogram(session, source, folder / "scratch", list(models.values()))
@@ -119,28 +104,36 @@ def pick_predicted(
         voxels, root = one_pass.run(list(jobs.values()))
         reports = {}
         for i, (target, job) in enumerate(jobs.items()):
-            clusters = job.gather(
-                voxels[i].nodes,
-                root.nodes[i].n_finished,
-                partial(StatisticsReduction().finalize, root.ranges[i]),
-            )
             report = job.finish(
-                clusters,
+                job.gather(voxels[i].nodes, *_found(root, i)),
                 voxels[i],
                 request={**requests[target], "key": staged[target].key},
                 tomogram_name=tomogram_name,
-                inputs={
-                    "tomogram": str(source), "model": models[wanted[target].model].path,
-                    "regions": {n: str(path) for n, path in wanted[target].regions.items()},
-                },
+                inputs=_inputs(source, wanted[target], models),
                 started=started,
-            )  # fmt: skip
+            )
             reports[target] = replace(report, folder=target)
         one_pass.clean()
         for target, job in jobs.items():
             job.clean()
             staged[target].commit()
     return reports
+
+
+def _found(root: PredictedNodes, i: int) -> tuple[int, Callable[[], VolumeStatistics]]:
+    """Return how many clusters a section has, and what says the range of its scores."""
+    return root.nodes[i].n_finished, partial(StatisticsReduction().finalize, root.ranges[i])
+
+
+def _inputs(
+    source: Path, section: PickSection, models: Mapping[SegmentSettings, ChosenModel]
+) -> dict[str, Any]:
+    """Return the paths of what one folder of picks is made of, for its record."""
+    return {
+        "tomogram": str(source),
+        "model": models[section.model].path,
+        "regions": {name: str(path) for name, path in section.regions.items()},
+    }
 
 
 def _request(
@@ -209,35 +202,24 @@ class _OnePass:
     ) -> PredictAndLabel:
         """Say what each section takes from the networks' channels and the sources."""
         op = joint_op(self.models, self.session.device)
-        firsts = dict(zip(self.models, _starts(op.channels), strict=True))
+        firsts = dict(zip(self.models, accumulate(op.channels, initial=0), strict=False))
         sections, n_sources = [], 1
         for job, section in zip(jobs, self.sections, strict=True):
             n_stacks = len(job.masks.stack)
             channel = firsts[section.model] + _channel(self.models[section.model], section.settings)
             place = n_sources if n_stacks else None
-            sections.append(Section(channel, job.reduction(), place))
+            sections.append(LabelledChannel(channel, job.reduction(), place))
             n_sources += n_stacks
         return PredictAndLabel(op, tuple(sections), jobs[0].grid.write_shape, tuple(writers))
 
     def _voxels(self, i: int, writer: VolumeWriter, blocks: Grid) -> LabelledVoxels:
         reader = open_volume(writer.path, spacing_required=False)
-        nodes = _PartNodes(str(self.folder / "nodes"), part=i)
+        nodes = SectionNodes(str(self.folder / "nodes"), section=i)
         return LabelledVoxels((reader,), SelectSettings(label_value=1), blocks, nodes)
 
     def clean(self) -> None:
         """Remove the nodes and the chosen voxels."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _starts(channels: Sequence[int]) -> list[int]:
-    """Return the first channel of each network.
-
-    Examples
-    --------
-    >>> _starts((2, 1, 3))
-    [0, 2, 3]
-    """
-    return [sum(channels[:i]) for i in range(len(channels))]
 
 
 def _channel(model: ChosenModel, settings: PickSettings) -> int:

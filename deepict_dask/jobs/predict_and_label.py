@@ -18,24 +18,29 @@ import numpy as np
 from ..core.geometry import Block, Box, as_vec
 from ..core.ops import TreeReduction
 from ..core.statistics import StatisticsReduction
+from ..engine import SpillFolder
+from ..labelling.op import relabel_bytes
 from ..labelling.select import select_voxels
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..core.geometry import Grid, Vec
     from ..core.statistics import StatisticsPartial
     from ..core.volume import VolumeWriter
+    from ..engine.reduce import TreeNode
     from ..labelling import LabelReduction
     from ..labelling.merge import LabelNode
     from ..segmentation.joint import JointSegmentOp
 
-__all__ = ["PredictAndLabel", "PredictedNodes", "Section"]
+__all__ = ["LabelledChannel", "PredictAndLabel", "PredictedNodes", "SectionNodes"]
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Section:
-    """One pick section's share of the pass."""
+class LabelledChannel:
+    """What one pick section takes from the networks, and what is measured of it."""
 
     channel: int
     """Of the networks' scores."""
@@ -59,8 +64,28 @@ class PredictedNodes:
         for i, node in enumerate(self.nodes):
             lighter, stored = node.spill()
             light.append(lighter)
-            arrays |= {f"{i}_{name}": array for name, array in stored.items()}
+            arrays |= {_name_of(i, name): array for name, array in stored.items()}
         return PredictedNodes(tuple(light), self.ranges), arrays
+
+
+@dataclass(frozen=True)
+class SectionNodes(SpillFolder):
+    """The files of one section, of nodes that hold those of all."""
+
+    section: int = 0
+
+    def load(self, node: TreeNode, name: str) -> Array | None:
+        """Return an array of this section, None where it was empty."""
+        return super().load(node, _name_of(self.section, name))
+
+    def files(self, name: str) -> list[Path]:
+        """Return this section's files of all nodes."""
+        return super().files(_name_of(self.section, name))
+
+
+def _name_of(section: int, name: str) -> str:
+    """Return the name of a section's array among those of a node."""
+    return f"{section}_{name}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +96,7 @@ class PredictAndLabel(TreeReduction[PredictedNodes, PredictedNodes]):
     """
 
     op: JointSegmentOp
-    sections: tuple[Section, ...]
+    sections: tuple[LabelledChannel, ...]
     chunk: Vec
     """Voxels that are labelled at a time."""
     writers: tuple[VolumeWriter, ...] = ()
@@ -144,18 +169,22 @@ class PredictAndLabel(TreeReduction[PredictedNodes, PredictedNodes]):
         return self._bytes(grid.window_shape, grid.write_shape)
 
     def _bytes(self, window_shape: Vec, write_shape: Vec) -> int:
-        """Return the bytes of a window's networks, or those of labelling their scores.
+        """Return the bytes of a window's networks, of labelling their scores, or of doing it again.
 
         Of every section the rows stay until the task ends; the rest of what labelling needs is that
-        of one chunk of one section.
+        of one chunk of one section. The pass that writes the segmentation (`RelabelOp`) labels what
+        a window has written in one piece.
         """
         n = math.prod(window_shape)
         labels = [section.label for section in self.sections]
-        held = n * (4 + 4 * self.op.n_classes + 2)  # the tomogram, all scores, what is chosen
+        # one class of a network is a part of the array of all
+        n_scores = max(self.op.n_classes, *(op.n_classes for op in self.op.ops))
+        held = n * (4 + 4 * n_scores + 2)  # the tomogram, scores, what is chosen
         held += n * sum(label.region_bytes for label in labels)
         held += sum(label.row_bytes_needed(write_shape) for label in labels)
         chunk = max(label.bytes_needed(self.chunk) for label in labels)
-        return max(self.op.bytes_needed(window_shape), held + chunk)
+        again = max(relabel_bytes(write_shape, label.connectivity, "int64") for label in labels)
+        return max(self.op.bytes_needed(window_shape), held + chunk, again)
 
 
 def label_by_chunks(

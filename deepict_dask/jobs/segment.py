@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError
-from .chosen_model import is_2d
+from .chosen_model import check_precision, is_2d
 from .segment_slices import segment_slices_volume
 from .segment_windows import segment_compat, segment_together
 
@@ -59,13 +59,13 @@ def segment_volume(
     BudgetError
         No window fits a worker.
     """
+    check_precision(settings)
     if is_2d(settings.model):
         if region is not None:
             raise ConfigError(
                 f"{settings.model}: expected a 3D network with --region-mask, found a 2D one; "
                 "restrict the picks instead: deepict-dask pick --region-mask"
             )
-        _refuse_precision(settings)
         segment_slices_volume(
             session, source, target, settings, z_sigma=z_sigma, threshold=threshold
         )
@@ -81,15 +81,6 @@ def segment_volume(
     else:
         segment_together(session, source, {target: settings})
     return target
-
-
-def _refuse_precision(settings: SegmentSettings) -> None:
-    """Refuse what only a 3D network can be asked for."""
-    if settings.precision != "float32":
-        raise ConfigError(
-            f"{settings.model}: precision: expected float32 for a 2D network, "
-            f"found {settings.precision}, which 3D networks know"
-        )
 
 
 def _refuse_slice_options(

@@ -121,7 +121,7 @@ def segment_slices_volume(
     from ..models.registry import loaded_unet2d
 
     check_smoothing(z_sigma, threshold)
-    model = choose_model(session, settings)
+    model = choose_model(settings, session.device)
     loaded_unet2d(model.path, session.device)  # refuses a 3D model
     # workers may run in another folder
     request = _Request(session, source.absolute(), settings, model, z_sigma, threshold)

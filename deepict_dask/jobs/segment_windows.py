@@ -66,7 +66,7 @@ def segment_together(
         As `segment_volume`.
     """
     source = source.absolute()  # workers may run in another folder
-    models = {target: choose_model(session, settings) for target, settings in wanted.items()}
+    models = {target: choose_model(settings, session.device) for target, settings in wanted.items()}
     with ExitStack() as stack:
         outputs = {
             target: stack.enter_context(
@@ -139,7 +139,7 @@ def segment_compat(
     """
     source = source.absolute()
     region = region and region.absolute()
-    model = choose_model(session, settings)
+    model = choose_model(settings, session.device)
     key = _request(session, source, settings, model, region)
     with volume_output(session, target, key) as output:
         reader = open_tomogram(session, source, output.scratch, [model], spacing_required=False)

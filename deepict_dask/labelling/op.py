@@ -190,9 +190,20 @@ class RelabelOp(ChunkOp):
 
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes of labelling one chunk again and of the result, packed too."""
-        per_voxel = _LABEL_BYTES_PER_VOXEL + self.region_bytes + 2 * np.dtype(self.dtype).itemsize
-        names = _NAME_BYTES * most_clusters(window_shape, self.connectivity)
-        return per_voxel * math.prod(window_shape) + names + _PIECE_BYTES
+        return relabel_bytes(window_shape, self.connectivity, self.dtype, self.region_bytes)
+
+
+def relabel_bytes(shape: Vec, connectivity: int, dtype: str, region_bytes: int = 0) -> int:
+    """Return the peak bytes of `RelabelOp` for a box, its result included.
+
+    Examples
+    --------
+    >>> relabel_bytes((64, 64, 64), 26, "uint8") < relabel_bytes((64, 64, 64), 26, "int64")
+    True
+    """
+    per_voxel = _LABEL_BYTES_PER_VOXEL + region_bytes + 2 * np.dtype(dtype).itemsize
+    names = _NAME_BYTES * most_clusters(shape, connectivity)
+    return per_voxel * math.prod(shape) + names + _PIECE_BYTES
 
 
 def final_labels(names: Array, kept_names: SortedNames) -> Array:

@@ -41,7 +41,7 @@ DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": to
 
 SLAB_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}
 """Largest slab of the outermost level's features, or one pooling cell of planes."""
-WINDOW_TO_TRIM = 1 << 22
+WINDOW_TO_TRIM = 1 << 21
 """Voxels of a window from which on freed memory is given back: smaller ones leave little."""
 DECODER_REACH = 2
 """Voxels that the two convolutions of a decoder level see on either side."""

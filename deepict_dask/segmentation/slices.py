@@ -18,27 +18,24 @@ However large a window is, its slices go through the network a few at a time.
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..core.errors import BudgetError
-from ..core.geometry import Grid, as_vec, ceil_to
+from ..core.geometry import Grid, ceil_to
 from ..core.ops import ChunkOp
 from ..models.inference2d import InferenceUNet2D, network_bytes_2d
 from ..models.registry import inference_network_2d, loaded_unet2d
 from ..models.unet2d import UNet2D, UNet2DSettings
 from .smoothing import check_smoothing, gaussian_reach, smooth_along_z, voxels_above
+from .window_choice import whole_chunk_shapes
 from .windows import chosen_class, normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..core.geometry import Block, Vec
 
 __all__ = [
@@ -75,18 +72,17 @@ class SliceGrid(Grid):
     (26, 480, 352)
     """
 
-    @cached_property
-    def window_shape(self) -> Vec:
-        """The shape of the largest window; it may exceed a slice by less than ``align``."""
-        depth = min(self.shape[0], self.write_shape[0] + 2 * self.halo[0])
-        return (depth, *super().window_shape[1:])
+    def _needed(self, axis: int, i: int) -> tuple[int, int]:
+        if axis > 0:
+            return super()._needed(axis, i)
+        size, step, halo = self.shape[0], self.write_shape[0], self.halo[0]
+        return max(0, i * step - halo), min(size, (i + 1) * step + halo)
 
     def _axis(self, axis: int, i: int) -> tuple[int, int, int, int]:
         if axis > 0:
             return super()._axis(axis, i)
-        size, step, halo = self.shape[0], self.write_shape[0], self.halo[0]
-        start, stop = i * step, min(size, (i + 1) * step)
-        return start, stop, max(0, start - halo), min(size, stop + halo)
+        size, step = self.shape[0], self.write_shape[0]
+        return i * step, min(size, (i + 1) * step), *self._needed(0, i)
 
 
 def pad_slices(slices: Array, align: int) -> Array:
@@ -300,7 +296,7 @@ def choose_slice_window(
     """
     grids = [
         SliceGrid(shape, write_shape, op.halo, op.align, one_shape=True)
-        for write_shape in _whole_chunks(shape, chunk_shape)
+        for write_shape in whole_chunk_shapes(shape, chunk_shape)
     ]
     fitting = [
         (_network_voxels(grid), grid)
@@ -326,17 +322,6 @@ def _network_voxels(grid: SliceGrid) -> int:
     _, height, width = grid.window_shape
     slices = sum(grid.at((i, 0, 0)).read.shape[0] for i in range(n_z))
     return slices * n_y * height * n_x * width
-
-
-def _whole_chunks(shape: Vec, chunk_shape: Vec) -> Iterator[Vec]:
-    """Yield write shapes of whole chunks: per axis, the smallest for each number of blocks."""
-    axes = []
-    for size, chunk in zip(shape, chunk_shape, strict=True):
-        n_chunks = -(-size // chunk)
-        per_block = {-(-n_chunks // n_blocks) for n_blocks in range(1, n_chunks + 1)}
-        axes.append([n * chunk for n in sorted(per_block)])
-    for write_shape in itertools.product(*axes):
-        yield as_vec(write_shape)
 
 
 def _does_not_fit(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..core.geometry import Vec
 
-__all__ = ["WindowedOp", "choose_window", "network_work"]
+__all__ = ["WindowedOp", "choose_window", "network_work", "whole_chunk_shapes"]
 
 
 class WindowedOp(Protocol):
@@ -105,7 +105,7 @@ def choose_window(
     """
     best: Grid | None = None
     best_cost: tuple[int, int] | None = None
-    for write_shape in _candidates(shape, chunk_shape):
+    for write_shape in whole_chunk_shapes(shape, chunk_shape):
         grid = Grid(shape, write_shape, op.halo, op.align, one_shape=True)
         rounds = -(-grid.n_blocks // n_workers)
         cost = (rounds * network_work(grid) // grid.n_blocks, grid.n_blocks)
@@ -117,8 +117,14 @@ def choose_window(
     return best
 
 
-def _candidates(shape: Vec, chunk_shape: Vec) -> Iterator[Vec]:
-    """Yield write shapes of whole chunks: per axis, the smallest for each number of blocks."""
+def whole_chunk_shapes(shape: Vec, chunk_shape: Vec) -> Iterator[Vec]:
+    """Yield write shapes of whole chunks: per axis, the smallest for each number of blocks.
+
+    Examples
+    --------
+    >>> list(whole_chunk_shapes((64, 64, 200), (64, 64, 64)))
+    [(64, 64, 64), (64, 64, 128), (64, 64, 256)]
+    """
     axes = []
     for size, chunk in zip(shape, chunk_shape, strict=True):
         n_chunks = -(-size // chunk)
