@@ -6,6 +6,7 @@ What grows in a scheduler whose tasks are all forgotten?
   per task, for good. The first note says as much as all of them.
 * A span also keeps every group of tasks, and a group is made anew whenever no task of its name is
   left, as happens to the upper levels of a tree.
+* Dask notes the kind of each task's name, of up to 100,000 names: some 25 MB.
 * For debugging, the last 1000 messages to each worker are kept, with the tasks in them: bounded,
   but by more than the work needs. The last 100 are kept instead.
 """
@@ -15,12 +16,15 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from dask.utils import key_split
 from distributed import SchedulerPlugin
 
 __all__ = ["FlatScheduler"]
 
 LOG_LENGTH = 100
 """Messages and events of each kind that are kept for debugging."""
+NAMES_KEPT = 4096
+"""Names of tasks whose kind is remembered; those of a task in flight are asked for often."""
 
 
 class FlatScheduler(SchedulerPlugin):
@@ -50,6 +54,8 @@ class FlatScheduler(SchedulerPlugin):
 
     def update_graph(self, scheduler: Any, *, tasks: Any, **_submission: Any) -> None:
         """Let the spans of what was submitted keep their first note and a few groups."""
+        if key_split.cache_info().currsize > NAMES_KEPT:
+            key_split.cache_clear()
         spans = scheduler.extensions.get("spans")
         groups = {scheduler.tasks[key].group for key in tasks if key in scheduler.tasks}
         for number in {group.span_id for group in groups if group.span_id} if spans else ():
