@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test check bench format clean
+.PHONY: venv demo test test-cluster check bench format clean
 
 venv: $(STAMP)
 
@@ -17,7 +17,11 @@ demo: venv
 	$(BIN)/deepict-dask demo demo --overwrite
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests deepict_dask
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not cluster" tests deepict_dask
+
+# Workers lost, stopped and started as programs of their own; a real Slurm where it is installed.
+test-cluster: venv
+	$(BIN)/python -m pytest -m cluster tests
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from deepict_dask.engine import Workers
 
 NAMES = (
-    "label", "segment", "equalize", "run", "scaling", "memory", "rivals_label",
-    "rivals_inference", "plans",
+    "label", "segment", "equalize", "run", "dataset", "scaling", "memory", "rivals_label",
+    "rivals_inference", "plans", "mean_shift",
 )  # fmt: skip
 _PACKAGES = (
     "deepict-dask", "dask", "numpy", "torch", "zarr", "scipy", "connected-components-3d",
-    "scikit-image", "dask-image", "monai", "openvino", "onnx", "onnxruntime",
+    "scikit-image", "scikit-learn", "dask-image", "monai", "openvino", "onnx", "onnxruntime",
 )  # fmt: skip
 
 

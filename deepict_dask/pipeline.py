@@ -1,82 +1,50 @@
-"""The whole pipeline over tomograms: the only file that knows the order of the stages.
+"""The whole pipeline over a dataset: several tomograms at a time, one driver for an output folder.
 
-For each tomogram: equalize (if asked for), the score maps of all models, the mask of each region
-that a model makes, one folder of picks per pick section. With ``keep_scores: false`` no score map
-is made that only picks need: these picks are made from the tomogram. Every stage leaves a finished
-output or none, and ``stages.json`` notes the request that each output answers: what answers the
-same request is not made again.
+1. The output folder is locked, and what the run means to do is written down (`jobs.run_journal`).
+2. Tomograms run side by side (`batch`), each through its stages (`tomogram_stages`).
+3. What became of each is shown and written to ``summary.csv``, even after an interrupt, and the
+   picks of all that are done to ``dataset.parquet``.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
-from .core.errors import DeepictError, VolumeFormatError
-from .engine import beside_torch, fingerprint, request_key
+from .batch import Batch, tomograms_in_flight
+from .core.errors import VolumeFormatError
+from .engine.output_lock import Holder, OutputLock
+from .engine.progress import one_at_a_time
 from .io.dataset import TomogramEntry, list_tomograms
-from .jobs.chosen_model import is_2d
-from .jobs.equalize import equalize_volume
-from .jobs.pick import pick_particles
-from .jobs.pick_predicted import PickSection, pick_predicted
-from .jobs.polish import polish_volume
-from .jobs.segment import segment_volume
-from .jobs.segment_windows import segment_together
+from .jobs.dataset_outputs import write_dataset
+from .jobs.pick_outputs import versions
+from .jobs.run_journal import Journal, lock_of
+from .jobs.run_summary import RunReport, TomogramReport, summary_lines, write_summary
 from .jobs.stage_record import StageRecord
-from .models.checkpoint import model_info
-from .models.registry import resolve_model
-from .run_outputs import (
-    EQUALIZED,
-    check_config,
-    is_mask_at_once,
-    model_of_pick,
-    model_of_region,
-    pick_folder_of,
-    region_mask_of,
-    score_map_of,
-    stored_models,
-)
+from .run_outputs import check_config, expected_outputs, pick_folders, remove_results
+from .tomogram_stages import TomogramStages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
-    from .config import PickSettings, RegionSettings, RunConfig, SegmentSettings
+    from .config import RunConfig
+    from .engine import Workers
     from .jobs.session import Session
 
 __all__ = ["RunReport", "TomogramReport", "run_pipeline"]
 
-log = logging.getLogger("deepict_dask")
-
-
-@dataclass(frozen=True)
-class TomogramReport:
-    """What became of one tomogram."""
-
-    name: str
-    n_picks: dict[str, int] = field(default_factory=dict)
-    """Picks of each pick section, by the name of its folder."""
-    error: DeepictError | None = None
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """What became of a run."""
-
-    tomograms: tuple[TomogramReport, ...]
-
-    @property
-    def failed(self) -> list[TomogramReport]:
-        """The tomograms that were not finished."""
-        return [report for report in self.tomograms if report.error is not None]
-
 
 def run_pipeline(
-    session: Session, config: RunConfig, *, say: Callable[[str], None] = lambda _text: None
+    session: Session,
+    config: RunConfig,
+    *,
+    say: Callable[[str], None] = lambda _text: None,
+    restart: bool = False,
 ) -> RunReport:
     """Run the pipeline over all tomograms; one that fails does not stop the others.
+
+    Beside the tomograms' folders it writes ``summary.csv`` and ``dataset.parquet``; an interrupted
+    run writes the summary only.
 
     Parameters
     ----------
@@ -85,7 +53,9 @@ def run_pipeline(
     config
         What to do.
     say
-        Receives one line per finished stage.
+        Receives one line per finished stage, and the summary.
+    restart
+        Remove first what earlier runs made for these tomograms.
 
     Raises
     ------
@@ -93,265 +63,102 @@ def run_pipeline(
         The config contradicts the models or the table.
     OutputExistsError
         The output folder holds something else.
+    LedgerError
+        Another run works in the output folder.
+    DeepictError
+        The only tomogram failed.
     """
     entries = list_tomograms(config.tomograms)
     check_config(config, entries)
-    session = replace(
-        session,
-        chunks=config.chunks,
-        overwrite=True,
-        voxel_spacing_angstrom=config.voxel_spacing_angstrom,
-    )
-    reports = []
-    for entry in entries:
+    if len(entries) == 1:
+        _check_file(entries[0])
+    session = replace(session, chunks=config.chunks, overwrite=True)
+    with OutputLock(lock_of(config.output)):
+        if restart:
+            remove_results(config)
+        report = _DatasetRun(session, config, entries, one_at_a_time(say)).run()
+    if len(entries) == 1 and report.tomograms[0].error is not None:
+        raise report.tomograms[0].error
+    return report
+
+
+class _DatasetRun:
+    """One run over a dataset: the journal, the batch, the summary."""
+
+    def __init__(
+        self,
+        session: Session,
+        config: RunConfig,
+        entries: Sequence[TomogramEntry],
+        say: Callable[[str], None],
+    ) -> None:
+        self._session, self._config, self._entries, self._say = session, config, entries, say
+        outputs = expected_outputs(config)
+        facts = {"versions": versions(), "by": asdict(Holder.ours())}
+        self._journal = Journal(config.output, {entry.name: outputs for entry in entries}, facts)
+
+    def run(self) -> RunReport:
+        """Run all tomograms and write what became of them, even after an interrupt."""
+        workers = self._session.workers
+        n_at_once = self._config.cluster.tomograms_in_flight or tomograms_in_flight(
+            workers.n_workers
+        )
+        names = [entry.name for entry in self._entries]
+        batch = Batch(workers, names, self._run_one, n_at_once=n_at_once, note=self._noted)
         try:
-            counts = _run_one(session, config, entry, say)
-            reports.append(TomogramReport(entry.name, counts))
-        except DeepictError as error:
-            if len(entries) == 1:
-                raise
-            say(f"{entry.name}: failed: {error}")
-            reports.append(TomogramReport(entry.name, error=error))
-    return RunReport(tuple(reports))
+            batch.run()
+            n_picks = write_dataset(self._config.output, batch.reports)
+        finally:
+            self._conclude(batch.reports)
+        if self._config.pick:
+            self._say(f"{n_picks} picks in {self._config.output / 'dataset.parquet'}")
+        return RunReport(batch.reports)
+
+    def _conclude(self, reports: Sequence[TomogramReport]) -> None:
+        """Write the summary and show it."""
+        folders, path = pick_folders(self._config), self._config.output / "summary.csv"
+        for report in reports:
+            if report.state == "unfinished":
+                self._journal.note(report.name, state=report.state, reason=report.why)
+        self._journal.close()
+        write_summary(reports, folders, path)
+        for line in summary_lines(reports, folders):
+            self._say(line)
+        self._say(f"summary in {path}")
+
+    def _noted(self, name: str, report: TomogramReport | None) -> None:
+        """Write down, and say, that a tomogram begins or what became of it."""
+        if report is None:
+            self._journal.note(name, state="running")
+            return
+        self._journal.note(
+            name, state=report.state, reason=report.why, picks=report.n_picks,
+            seconds=round(report.seconds, 3),
+        )  # fmt: skip
+        if report.state == "failed":
+            self._say(f"{name}: failed: {report.why}")
+
+    def _run_one(self, place: int, workers: Workers) -> dict[str, int]:
+        """Run all stages of one tomogram."""
+        entry = self._entries[place]
+        _check_file(entry)
+        session = replace(
+            self._session,
+            workers=workers,
+            progress=self._session.progress.named(entry.name if len(self._entries) > 1 else ""),
+            voxel_spacing_angstrom=self._config.voxel_spacing_angstrom
+            or entry.voxel_spacing_angstrom,
+        )
+        folder = self._config.output / entry.name
+        folder.mkdir(parents=True, exist_ok=True)
+        record = StageRecord(folder, lambda output: self._journal.note(entry.name, output=output))
+        record.begin()
+        return TomogramStages(session, self._config, entry, folder, record, self._say).run()
 
 
-def _run_one(
-    session: Session, config: RunConfig, entry: TomogramEntry, say: Callable[[str], None]
-) -> dict[str, int]:
-    """Run all stages of one tomogram."""
+def _check_file(entry: TomogramEntry) -> None:
+    """Refuse a tomogram that is not there."""
     if not entry.path.exists():
         raise VolumeFormatError(
             f"{entry.path}: expected a tomogram, found no such file; check the path"
         )
-    folder = config.output / entry.name
-    folder.mkdir(parents=True, exist_ok=True)
-    record = StageRecord(folder)
-    record.begin()
-    stages = _Stages(session, config, entry, folder, record, say)
-    tomogram = stages.equalize()
-    maps = stages.segment(tomogram)
-    regions = stages.regions(tomogram, maps)
-    counts = stages.picks(tomogram, maps, regions)
-    current = {*counts, *(path.name for path in (*maps.values(), *regions.values()))}
-    for output in stages.record.outputs():
-        if output not in current and (output != EQUALIZED or config.equalize is None):
-            say(f"{entry.name}: {output} is of an earlier config and was left as it is")
-    return counts
-
-
-@dataclass(frozen=True)
-class _Stages:
-    """The stages of one tomogram, each made once."""
-
-    session: Session
-    config: RunConfig
-    entry: TomogramEntry
-    folder: Path
-    record: StageRecord
-    say: Callable[[str], None]
-
-    @property
-    def _light(self) -> Session:
-        """The session for stages without a network, whose workers have had one before."""
-        workers = self.session.workers
-        left = beside_torch(workers.memory_bytes)
-        return replace(self.session, workers=replace(workers, memory_bytes=left))
-
-    def _key(self, request: dict[str, Any]) -> str:
-        """Return the key of what an output is asked to be."""
-        session = self.session
-        return request_key(
-            {**request, "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom}
-        )
-
-    def _is_made(self, output: str, key: str) -> bool:
-        """Say whether a finished output answers a request; if so, tell."""
-        made = self.record.answers(output, key)
-        if made:
-            self.say(f"{self.entry.name}: {output} is up to date")
-        return made
-
-    def _note(self, output: str, key: str) -> None:
-        self.record.note(output, key)
-        self.say(f"{self.entry.name}: wrote {output}")
-
-    def _make(self, output: str, request: dict[str, Any], make: Callable[[Path], Any]) -> Path:
-        """Make an output unless a finished one answers the same request."""
-        target, key = self.folder / output, self._key(request)
-        if not self._is_made(output, key):
-            make(target)
-            self._note(output, key)
-        return target
-
-    def equalize(self) -> Path:
-        """Return the tomogram the networks see."""
-        settings = self.config.equalize
-        if settings is None:
-            return self.entry.path
-        request = {
-            "input": fingerprint(self.entry.path), "target": fingerprint(settings.target),
-            "settings": settings.model_dump(mode="json"),
-        }  # fmt: skip
-        return self._make(
-            EQUALIZED,
-            request,
-            lambda target: equalize_volume(self._light, self.entry.path, target, settings),
-        )
-
-    def segment(self, tomogram: Path) -> dict[SegmentSettings, Path]:
-        """Return the score maps that are stored; 3D ones are made together, reading once."""
-        maps = {s: self.folder / score_map_of(s) for s in stored_models(self.config)}
-        keys = {s: self._key(self._segment_request(tomogram, s)) for s in maps}
-        missing = [s for s in maps if not self._is_made(maps[s].name, keys[s])]
-        together = [s for s in missing if s.compat is None and not is_2d(s.model)]
-        if together:
-            segment_together(self.session, tomogram, {maps[s]: s for s in together})
-        for settings in missing:
-            if settings not in together:
-                region = self._compat_region(settings)
-                segment_volume(self.session, tomogram, maps[settings], settings, region=region)
-            self._note(maps[settings].name, keys[settings])
-        return maps
-
-    def _segment_request(self, tomogram: Path, settings: SegmentSettings) -> dict[str, Any]:
-        region = self._compat_region(settings)
-        return {
-            "input": fingerprint(tomogram), "model": fingerprint(resolve_model(settings.model)),
-            "settings": settings.model_dump(mode="json"),
-            "region": region and fingerprint(region),
-        }  # fmt: skip
-
-    def _compat_region(self, settings: SegmentSettings) -> Path | None:
-        """Return the mask that limits published-style prediction: the one all picks use."""
-        if settings.compat is None or is_2d(settings.model):
-            return None
-        names = {contact.region for pick in self.config.pick for contact in pick.all_contacts}
-        region = next((r for r in self.config.regions if names == {r.name}), None)
-        return None if region is None else self._file_of(region)
-
-    def _file_of(self, region: RegionSettings) -> Path | None:
-        """Return this tomogram's given file of a region, None where there is none."""
-        return region.path if region.column is None else self.entry.file_of(region.column)
-
-    def regions(self, tomogram: Path, maps: Mapping[SegmentSettings, Path]) -> dict[str, Path]:
-        """Return the mask of every region that this tomogram has."""
-        masks = {}
-        for region in self.config.regions:
-            if region.model is None:
-                mask = self._file_of(region)
-            elif is_mask_at_once(self.config, region):
-                mask = self._region_mask_at_once(region, tomogram)
-            else:
-                mask = self._region_mask(region, maps[model_of_region(region)])
-            if mask is not None:
-                masks[region.name] = mask
-        return masks
-
-    def _region_mask_at_once(self, region: RegionSettings, tomogram: Path) -> Path:
-        """Predict, smooth and cut in one pass over the tomogram."""
-        settings = model_of_region(region)
-        if region.class_name is not None:
-            settings = settings.model_copy(update={"classes": (region.class_name,)})
-        request = {
-            **self._segment_request(tomogram, settings),
-            "threshold": region.threshold, "z_sigma": region.z_sigma,
-        }  # fmt: skip
-        return self._make(
-            region_mask_of(region),
-            request,
-            lambda target: segment_volume(
-                self.session, tomogram, target, settings,
-                z_sigma=region.z_sigma, threshold=region.threshold,
-            ),
-        )  # fmt: skip
-
-    def _region_mask(self, region: RegionSettings, scores: Path) -> Path:
-        """Smooth and threshold a model's scores to a mask."""
-        wanted = region.class_name if len(_classes_of(region)) > 1 else None
-        request = {
-            "input": fingerprint(scores), "class": wanted,
-            "threshold": region.threshold, "z_sigma": region.z_sigma, "compat": region.compat,
-        }  # fmt: skip
-        return self._make(
-            region_mask_of(region),
-            request,
-            lambda target: polish_volume(
-                self._light, scores, target,
-                z_sigma=region.z_sigma, threshold=region.threshold, class_name=wanted,
-                compat=region.compat,
-            ),
-        )  # fmt: skip
-
-    def picks(
-        self, tomogram: Path, maps: Mapping[SegmentSettings, Path], masks: Mapping[str, Path]
-    ) -> dict[str, int]:
-        """Make all folders of picks; return how many picks each has."""
-        predicted: dict[str, PickSection] = {}
-        folders = []
-        for i, pick in enumerate(self.config.pick):
-            model, name = model_of_pick(self.config, pick), pick_folder_of(pick, i)
-            regions = _regions_of(pick, masks)
-            folders.append(name)
-            if model in maps:
-                self._pick(maps[model], name, pick, regions)
-            else:
-                predicted[name] = PickSection(model, pick, regions)
-        self._pick_predicted(tomogram, predicted)
-        return {name: self._count(name) for name in folders}
-
-    def _pick(
-        self, score: Path, name: str, settings: PickSettings, regions: Mapping[str, Path]
-    ) -> None:
-        """Make the picks of one section from a stored score map."""
-        request = {
-            "input": fingerprint(score),
-            "regions": {name: fingerprint(mask) for name, mask in regions.items()},
-            "settings": settings.model_dump(mode="json"),
-        }
-        self._make(
-            name,
-            request,
-            lambda target: pick_particles(
-                self._light, score, target, settings,
-                regions=regions, tomogram_name=self.entry.name,
-            ),
-        )  # fmt: skip
-
-    def _pick_predicted(self, tomogram: Path, sections: Mapping[str, PickSection]) -> None:
-        """Make the picks of some sections in one pass over the tomogram."""
-        keys = {name: self._key(self._pass_request(tomogram, s)) for name, s in sections.items()}
-        missing = {
-            self.folder / name: section
-            for name, section in sections.items()
-            if not self._is_made(name, keys[name])
-        }
-        if missing:
-            pick_predicted(self.session, tomogram, missing, tomogram_name=self.entry.name)
-        for target in missing:
-            self._note(target.name, keys[target.name])
-
-    def _pass_request(self, tomogram: Path, section: PickSection) -> dict[str, Any]:
-        return {
-            "segment": self._segment_request(tomogram, section.model),
-            "regions": {name: fingerprint(mask) for name, mask in section.regions.items()},
-            "settings": section.settings.model_dump(mode="json"),
-        }
-
-    def _count(self, name: str) -> int:
-        """Return how many picks a folder has, and say it."""
-        folder = self.folder / name
-        n_picks: int = json.loads((folder / "run.json").read_text())["n_picks"]
-        self.say(f"{self.entry.name}: {n_picks} picks in {folder}")
-        return n_picks
-
-
-def _regions_of(settings: PickSettings, masks: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the masks that a pick section needs."""
-    needed = {contact.region for contact in settings.all_contacts}
-    needed |= set(masks if settings.distances is None else settings.distances)
-    return {name: masks[name] for name in masks if name in needed}
-
-
-def _classes_of(region: RegionSettings) -> tuple[str, ...]:
-    """Return the classes of the model behind a region."""
-    return model_info(resolve_model(str(region.model))).class_names

@@ -1,9 +1,8 @@
-"""What a run would do: blocks, tasks, bytes per worker, disk; and what it made before."""
+"""What a run would do: blocks, tasks, bytes per worker, disk."""
 
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from .engine.cluster import plan_workers
 from .engine.spectral_plan import plan_spectral
 from .io.dataset import TomogramEntry, list_tomograms
 from .io.volumes import open_volume
-from .jobs.chosen_model import choose_model, is_2d
+from .jobs.chosen_model import choose_model, is_2d, is_unet3d
 from .jobs.equalize import plan_equalize
 from .jobs.polish import smoothing_grid
 from .jobs.segment_windows import choose_grid, joint_op
@@ -28,6 +27,7 @@ from .run_outputs import (
     model_of_region,
     pick_folder_of,
     region_mask_of,
+    remove_results,
     score_map_of,
     stored_models,
     unstored_models,
@@ -36,24 +36,10 @@ from .run_outputs import (
 if TYPE_CHECKING:
     from .config import RegionSettings, RunConfig, SegmentSettings
     from .core.geometry import Vec
+    from .core.ops import ChunkOp
     from .segmentation.joint import JointSegmentOp
-    from .segmentation.slices import SliceSegmentOp
 
 __all__ = ["plan_run", "remove_results"]
-
-
-def remove_results(config: RunConfig) -> None:
-    """Remove what earlier runs of a config made for its tomograms.
-
-    Raises
-    ------
-    OutputExistsError
-        A folder holds other files.
-    """
-    entries = list_tomograms(config.tomograms)
-    check_config(config, entries)
-    for entry in entries:
-        shutil.rmtree(config.output / entry.name, ignore_errors=True)
 
 
 def plan_run(
@@ -68,7 +54,7 @@ def plan_run(
     """
     entries = list_tomograms(config.tomograms)
     check_config(config, entries)
-    n, each = plan_workers(ClusterSettings(workers=workers, memory=memory))
+    n, each = plan_workers(ClusterSettings(config.cluster.kind, workers, memory))
     lines = [f"plan: {len(entries)} tomograms on {n} workers of {format_bytes(each)}"]
     for entry in entries:
         lines += _plan_one(config, entry, each)
@@ -78,9 +64,8 @@ def plan_run(
 def _plan_one(config: RunConfig, entry: TomogramEntry, worker_bytes: int) -> list[str]:
     """Plan the stages of one tomogram."""
     with tempfile.TemporaryDirectory(prefix="deepict-dask-") as scratch:
-        reader = open_volume(
-            entry.path, scratch=scratch, voxel_spacing_angstrom=config.voxel_spacing_angstrom
-        )
+        spacing = config.voxel_spacing_angstrom or entry.voxel_spacing_angstrom
+        reader = open_volume(entry.path, scratch=scratch, voxel_spacing_angstrom=spacing)
     header = reader.header
     shape, map_bytes = header.shape, 4 * header.n_voxels
     lines = [f"{entry.name}: {shape} voxels (zyx) of {header.voxel_spacing_angstrom:.4g} Å"]
@@ -138,11 +123,16 @@ def _plan_one_pass(
 
 
 def _plan_models(config: RunConfig, shape: Vec, worker_bytes: int) -> list[str]:
-    """Plan all score maps: 3D models share their windows, 2D ones have their own."""
+    """Plan all score maps: DeePiCt's 3D models share their windows, others have their own."""
     models = stored_models(config)
-    flat = [settings for settings in models if is_2d(settings.model)]
-    lines = [_plan_slices(settings, config.chunks, shape, worker_bytes) for settings in flat]
-    solid = [settings for settings in models if settings not in flat]
+    solid = [settings for settings in models if is_unet3d(settings.model)]
+    lines = [
+        (_plan_slices if is_2d(settings.model) else _plan_tiles)(
+            settings, config.chunks, shape, worker_bytes
+        )
+        for settings in models
+        if settings not in solid
+    ]
     if solid:
         op = _joint_op(solid)
         grid = choose_grid(op, shape, config.chunks, worker_bytes)
@@ -176,7 +166,16 @@ def _plan_slices(
     return _plan_windows(score_map_of(settings), op, grid, disk)
 
 
-def _plan_windows(name: str, op: JointSegmentOp | SliceSegmentOp, grid: Grid, disk: int) -> str:
+def _plan_tiles(settings: SegmentSettings, chunks: Vec, shape: Vec, worker_bytes: int) -> str:
+    """Plan the score map of a network that is no U-Net of DeePiCt."""
+    from .jobs.segment_tiles import plan_tiles
+
+    model = choose_model(settings, "cpu")
+    op, grid = plan_tiles(settings, model, shape, chunks, worker_bytes=worker_bytes)
+    return _plan_windows(score_map_of(settings), op, grid, 4 * op.n_classes * math.prod(shape))
+
+
+def _plan_windows(name: str, op: ChunkOp, grid: Grid, disk: int) -> str:
     """Say how a network goes over a tomogram."""
     window = " x ".join(map(str, grid.window_shape))
     needed = op.bytes_needed(grid.window_shape)

@@ -7,12 +7,15 @@ are stored, the mask ``region_<name>.zarr`` for every region that a model makes,
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import SegmentSettings
 from .core.errors import ConfigError, OutputExistsError
-from .jobs.chosen_model import check_precision, chosen_class, is_2d
+from .io.dataset import list_tomograms
+from .jobs.chosen_model import check_precision, chosen_class, is_2d, is_unet3d
 from .models.checkpoint import model_info
 from .models.registry import resolve_model
 
@@ -23,18 +26,22 @@ if TYPE_CHECKING:
 __all__ = [
     "EQUALIZED",
     "check_config",
+    "expected_outputs",
     "is_mask_at_once",
     "model_of_pick",
     "model_of_region",
     "models_of",
     "pick_folder_of",
+    "pick_folders",
     "region_mask_of",
+    "remove_results",
     "score_map_of",
     "stored_models",
     "unstored_models",
 ]
 
 EQUALIZED = "equalized.zarr"
+log = logging.getLogger("deepict_dask")
 
 
 def score_map_of(settings: SegmentSettings) -> str:
@@ -124,14 +131,19 @@ def unstored_models(config: RunConfig) -> list[SegmentSettings]:
     """Return the models whose scores are labelled as they are predicted, and not stored.
 
     With ``keep_scores: false`` these are the 3D models that nothing but pick sections needs.
-    Published results (``compat``), 2D models and models of regions go through a stored map.
+    Published results (``compat``), other methods than components, 2D models and models of regions
+    go through a stored map.
     """
     if config.keep_scores:
         return []
     stored = [model_of_region(r) for r in config.regions if r.model is not None]
-    stored += [model_of_pick(config, pick) for pick in config.pick if pick.compat is not None]
+    stored += [
+        model_of_pick(config, pick)
+        for pick in config.pick
+        if pick.compat is not None or pick.method != "components"
+    ]
     return [
-        s for s in config.segment if s.compat is None and s not in stored and not is_2d(s.model)
+        s for s in config.segment if s.compat is None and s not in stored and is_unet3d(s.model)
     ]
 
 
@@ -154,6 +166,41 @@ def stored_models(config: RunConfig) -> list[SegmentSettings]:
     return [s for s in models_of(config) if s not in unstored and s not in at_once]
 
 
+def expected_outputs(config: RunConfig) -> list[str]:
+    """Return the names of what a run makes for each tomogram, in the order it is made.
+
+    Examples
+    --------
+    >>> from deepict_dask.config import RunConfig
+    >>> compartments = {"name": "cytosol", "model": "compartments.h5"}
+    >>> expected_outputs(RunConfig(tomograms="t.mrc", output="out", regions=(compartments,)))
+    ['scores_compartments.zarr', 'region_cytosol.zarr']
+    """
+    first = [] if config.equalize is None else [EQUALIZED]
+    maps = [score_map_of(settings) for settings in stored_models(config)]
+    masks = [region_mask_of(region) for region in config.regions if region.model is not None]
+    return [*first, *maps, *masks, *pick_folders(config)]
+
+
+def pick_folders(config: RunConfig) -> list[str]:
+    """Return the names of the folders of picks."""
+    return [pick_folder_of(pick, i) for i, pick in enumerate(config.pick)]
+
+
+def remove_results(config: RunConfig) -> None:
+    """Remove what earlier runs of a config made for its tomograms.
+
+    Raises
+    ------
+    OutputExistsError
+        A folder holds other files.
+    """
+    entries = list_tomograms(config.tomograms)
+    check_config(config, entries)
+    for entry in entries:
+        shutil.rmtree(config.output / entry.name, ignore_errors=True)
+
+
 def check_config(config: RunConfig, entries: list[TomogramEntry]) -> None:
     """Refuse what cannot work before any work is done.
 
@@ -165,15 +212,15 @@ def check_config(config: RunConfig, entries: list[TomogramEntry]) -> None:
         The output folder holds something else.
     """
     names = [score_map_of(settings) for settings in models_of(config)]
-    folders = [pick_folder_of(pick, i) for i, pick in enumerate(config.pick)]
     _refuse_twice("segment: models", names)
-    _refuse_twice("pick: names (or classes, where there is no name)", folders)
+    _refuse_twice("pick: names (or classes, where there is no name)", pick_folders(config))
     _check_classes(config)
     _refuse_idle(config)
     for settings in models_of(config):
         check_precision(settings)
     for region in config.regions:
         _check_region(region)
+        _check_column(region, entries)
     for entry in entries:
         folder = config.output / entry.name
         if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
@@ -203,6 +250,21 @@ def _check_region(region: RegionSettings) -> None:
         raise ConfigError(
             f"regions: {region.name}: class: expected one of {', '.join(names)}, "
             f"found {region.class_name}"
+        )
+
+
+def _check_column(region: RegionSettings, entries: list[TomogramEntry]) -> None:
+    """Refuse a column that the source does not have: every tomogram would go without a mask."""
+    known = sorted(entries[0].columns) if entries else []
+    if region.column is None or region.column in known:
+        return
+    if [entry.kind for entry in entries] == ["volume"]:  # the config of a table, tried on one file
+        log.warning("%s: has no %s: it runs without this mask", entries[0].path, region.column)
+    else:
+        raise ConfigError(
+            f"regions: {region.name}: column: expected one of the tomograms' "
+            f"{', '.join(known) or '(it has none)'}, found {region.column}; "
+            "`deepict-dask dataset list` shows them"
         )
 
 

@@ -8,6 +8,7 @@ import platform
 import pytest
 
 from benchmarks import (
+    bench_dataset,
     bench_equalize,
     bench_label,
     bench_memory,
@@ -69,6 +70,14 @@ def test_every_stage_of_a_run_has_its_figures(two_workers):
     assert "equalized" in equalized[0]
     assert 0.5 < equalized[2] + scores[2] + picks[2] <= 1.01
     assert all(row[3] > 0 for row in (equalized, scores, picks))
+
+
+def test_a_dataset_is_measured_one_by_one_and_several_at_a_time(two_workers):
+    result = bench_dataset.run(two_workers, small=True)
+    assert_reports(result)
+    assert [row[0] for row in result["rates"]["rows"]] == [1, 2]
+    assert all(min(row[1:]) > 0 for row in result["rates"]["rows"])
+    assert [row[0] for row in result["memory"]["rows"]] == [1, 2, 4]
 
 
 def test_two_workers_give_the_bytes_of_one():

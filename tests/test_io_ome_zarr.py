@@ -384,7 +384,7 @@ def test_masks_are_compressed_and_floats_are_not(tmp_path):
         ]
         for name in ("f.zarr", "m.zarr")
     }
-    assert codecs == {"f.zarr": ["bytes"], "m.zarr": ["bytes", "blosc"]}
+    assert codecs == {"f.zarr": ["bytes", "crc32c"], "m.zarr": ["bytes", "blosc", "crc32c"]}
 
 
 def test_the_portals_store_with_axes_xyz_is_read_as_zyx():

@@ -227,16 +227,10 @@ def refused(tmp_path, data: bytes, words: str) -> None:
         assert str(caught.value).startswith(str(path))
 
 
-def test_a_3d_keras_model_is_refused_by_its_layer(tmp_path):
+def test_a_3d_keras_model_that_is_not_deepfinder_is_refused(tmp_path):
     layers = [{"kernel": np.zeros((3, 3, 3, 1, 4), "f4"), "bias": np.zeros(4, "f4")}]
     data = written(layers, ["conv3d"])
-    refused(tmp_path, data, r"expected 2D convolutions.*layer conv3d with kernel \(3, 3, 3, 1, 4\)")
-
-
-def test_the_model_of_deepfinder_is_refused_by_its_layer(golden):
-    path = golden / "deepfinder" / "net_weights_FINAL.h5"
-    with pytest.raises(ModelFileError, match=r"2D U-Net, found layer conv3d.* with kernel"):
-        load_checkpoint(path)
+    refused(tmp_path, data, r"expected the 15 3D convolutions of DeepFinder's network, found 1")
 
 
 def test_layers_beyond_a_convolution_are_refused_by_name(tmp_path, network):

@@ -24,6 +24,7 @@ from deepict_dask.core.statistics import StatisticsReduction
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.engine.budget import BASELINE_BYTES, BASELINE_TORCH_BYTES
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
+from deepict_dask.jobs.choose_and_label import ChooseAndLabel
 from deepict_dask.jobs.convert import CopyOp
 from deepict_dask.labelling import LabelReduction, RelabelOp, SelectSettings
 
@@ -254,7 +255,7 @@ class KeptNames:
 def work(what, connectivity, names):
     """Return an op by its name."""
     return {
-        "label": LabelReduction(WHOLE, SELECT, connectivity),
+        "choose": LabelReduction(WHOLE, SELECT, connectivity),
         "statistics": StatisticsReduction("float32"),
         "segmentation": RelabelOp(WHOLE, SELECT, KeptNames(names), connectivity),
         "label_map": RelabelOp(WHOLE, SELECT, KeptNames(names), connectivity, as_label_map=True),
@@ -277,8 +278,13 @@ def peak_of_one_task(what, store, connectivity, scratch):
     def once(reader, grid, folder):
         folder.mkdir()
         if isinstance(op, TreeReduction):
-            spill = SpillFolder(str(folder)) if what == "label" else None
-            measure_leaf(op, [reader], grid[0], TreeNode(0, (0, 0, 0)), spill)
+            spill = None if what == "statistics" else SpillFolder(str(folder))
+            leaf = op
+            if what == "choose":
+                mask = VolumeHeader(grid.shape, "uint8", 10.0)
+                chosen = create_ome_zarr(folder / "chosen.zarr", mask, chunks=grid.write_shape)
+                leaf = ChooseAndLabel(op, chosen)
+            measure_leaf(leaf, [reader], grid[0], TreeNode(0, (0, 0, 0)), spill)
             return
         header = VolumeHeader(grid.shape, op.dtype, 10.0)
         sink = create_ome_zarr(folder / "out.zarr", header, chunks=grid.write_shape)
@@ -304,7 +310,7 @@ def measured(what, store, connectivity, scratch):
     return int(found.stdout)
 
 
-@pytest.mark.parametrize("what", ["label", "segmentation", "label_map"])
+@pytest.mark.parametrize("what", ["choose", "segmentation", "label_map"])
 @pytest.mark.parametrize("fill", FILLS)
 def test_labelling_a_chunk_takes_no_more_than_planned(stores, tmp_path, what, fill):
     connectivity = int(fill.removeprefix("lattice")) if fill.startswith("lattice") else 26

@@ -14,7 +14,7 @@ from deepict_dask.core.ops import ChunkOp, TreeReduction
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.engine import Ledger, SpillFolder, handover, map_chunks, reduce_chunks
 from deepict_dask.engine.arrays import run_each
-from deepict_dask.engine.cluster import _keep_flat
+from deepict_dask.engine.cluster import keep_flat
 
 
 @dataclass(frozen=True)
@@ -305,4 +305,4 @@ def test_a_scheduler_that_takes_no_plugin_is_no_reason_to_refuse_the_work():
         def register_plugin(self, _plugin):
             raise ModuleNotFoundError("No module named 'deepict_dask'")
 
-    assert _keep_flat(Elsewhere()) is None
+    assert keep_flat(Elsewhere()) is None

@@ -227,8 +227,9 @@ def test_an_interrupted_job_goes_on_where_it_stopped(one_worker, stored, tmp_pat
     assert finished  # few tasks are in flight, so some ended before the eighth failed
     before = len(applied)
     target = polish_volume(session, source, tmp_path / "m.zarr", z_sigma=5, threshold=0.5)
-    assert not finished & set(applied[before:])
-    assert finished | set(applied[before:]) == set(range(9))  # columns of chunks
+    again, left = set(applied[before:]), set(range(9)) - finished  # columns of chunks
+    assert applied[7] in again <= left
+    assert left - again <= set(applied[:before])  # ended after the failure: whole, and kept
     assert np.array_equal(read(target), gaussian_filter1d(volume, 5.0, axis=0) > 0.5)
 
 

@@ -704,8 +704,9 @@ def test_an_interrupted_job_goes_on_where_it_stopped(
     assert finished  # few tasks are in flight, so some ended before the eighth failed
     before = len(applied)
     mask = read(ask())
-    assert not finished & set(applied[before:])
-    assert finished | set(applied[before:]) == set(range(len(note)))
+    again, left = set(applied[before:]), set(range(len(note))) - finished
+    assert applied[7] in again <= left
+    assert left - again <= set(applied[:before])  # ended after the failure: whole, and kept
     undisturbed = segment_slices_volume(
         session, source, tmp_path / "again.zarr", settings, z_sigma=0.5, threshold=0.5
     )

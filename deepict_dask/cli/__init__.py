@@ -15,6 +15,8 @@ import typer
 from .. import __version__
 from ..core.errors import ConfigError, DeepictError, WorkFailedError
 from . import (
+    comparing,
+    datasets,
     evaluating,
     fetching,
     filaments,
@@ -23,6 +25,7 @@ from . import (
     project,
     running,
     slices,
+    status,
     volumes,
 )
 
@@ -42,19 +45,24 @@ app = typer.Typer(
 models_app = typer.Typer(help="Bundled models and model files.", no_args_is_help=True)
 picks_app = typer.Typer(help="Particle lists.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Compare a result with the truth.", no_args_is_help=True)
+dataset_app = typer.Typer(help="Sources of tomograms.", no_args_is_help=True)
 config_app = typer.Typer(help="Configs of runs.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(picks_app, name="picks")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(dataset_app, name="dataset")
 app.add_typer(config_app, name="config")
 
 volumes.register(app)
+datasets.register(dataset_app)
 slices.register(app)
 picking.register(app, picks_app)
 particles.register(picks_app)
+comparing.register(picks_app)
 filaments.register(app)
 evaluating.register(evaluate_app)
 running.register(app, models_app)
+status.register(app)
 project.register(config_app)
 fetching.register(app)
 

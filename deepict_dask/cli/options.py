@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from ..jobs.session import Session
 
 ClusterOption = Annotated[
-    str, typer.Option("--cluster", help="local, or tcp://HOST:PORT of a running Dask scheduler.")
+    str,
+    typer.Option(
+        "--cluster",
+        help="local; slurm:PROFILE.yaml (also pbs:, lsf:, sge:); tcp://HOST:PORT or "
+        "scheduler-file:PATH of a running Dask scheduler.",
+    ),
 ]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Number of workers [default: by cores]")
@@ -89,15 +94,18 @@ def open_session(
     shape = three(chunks, "--chunks")
     if min(shape) < 1:
         raise ConfigError(f"--chunks: expected at least 1 voxel on each axis, found {chunks}")
-    found = resolve_device(device)
+    elsewhere = ":" in cluster and "://" not in cluster  # jobs of a batch system, most of all
+    found = resolve_device("cpu" if elsewhere and device in ("auto", "cuda") else device)
     with connect(ClusterSettings(cluster, workers, memory)) as connected:
+        if connected.hint is not None:
+            typer.echo(connected.hint, err=True)
         yield Session(
             connected,
             Progress(shown=progress),
             shape,
             overwrite,
             voxel_spacing_angstrom,
-            found.name,
+            connected.device(device) if elsewhere else found.name,
         )
 
 

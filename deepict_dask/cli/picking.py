@@ -12,7 +12,7 @@ from ..core.errors import ConfigError
 from .options import (
     ChunksOption,
     ClusterOption,
-    CompatOption,
+    DeviceOption,
     MemoryOption,
     OverwriteOption,
     ProgressOption,
@@ -67,13 +67,34 @@ def pick(
     class_name: Annotated[
         str | None, typer.Option("--class", help="Class of a multi-class score map")
     ] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="components, mean-shift or mp-nms.")
+    ] = "components",
+    bandwidth: Annotated[
+        float | None, typer.Option("--bandwidth", help="For mean-shift: radius, voxels")
+    ] = None,
+    diameter: Annotated[
+        list[float] | None,
+        typer.Option("--diameter", help="For mp-nms: of the particles, voxels; one for each class"),
+    ] = None,
+    class_min_size: Annotated[
+        list[str] | None,
+        typer.Option("--class-min-size", metavar="CLASS=N", help="For mean-shift; may be repeated"),
+    ] = None,
     label_map: Annotated[bool, typer.Option("--label-map", help="Write it too.")] = False,
     tomogram_name: Annotated[
         str | None,
         typer.Option("--tomogram-name", help="Name in the STAR file [default: SCORE's]"),
     ] = None,
     volume_format: Annotated[str, typer.Option("--format", help="zarr or mrc.")] = "zarr",
-    compat: CompatOption = None,
+    compat: Annotated[
+        str | None,
+        typer.Option(
+            "--compat",
+            help="deepict, deepfinder (mean-shift) or deepetpicker (mp-nms): as published.",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
     voxel_spacing_angstrom: SpacingOption = None,
     chunks: ChunksOption = "128,128,128",
     cluster: ClusterOption = "local",
@@ -83,6 +104,8 @@ def pick(
     progress: ProgressOption = True,
 ) -> None:
     """Turn a score map into a segmentation, clusters and particle lists.
+
+    Mean-shift and mp-nms find the middles of blobs, and make lists only.
 
     Example: deepict-dask pick scores.zarr picks --threshold 0.5 --min-size 100
     --region er=er.mrc --contact er:colocalization:25nm
@@ -98,7 +121,8 @@ def pick(
         "contact_mode": contact_mode or "intersection", "contact_distance": contact_distance,
         "contacts": [_contact(text, regions) for text in contact or []],
         "distance_limit_nm": distance_limit_nm, "label_map": label_map, "format": volume_format,
-        "compat": compat,
+        "compat": compat, "method": method, "bandwidth": bandwidth, "diameters": diameter or (),
+        "min_sizes": _sizes(class_min_size or []),
     }  # fmt: skip
     settings = settings_from(PickSettings, values, "pick")
     if contact_mode is not None and region_mask is None:
@@ -109,12 +133,30 @@ def pick(
     with open_session(
         cluster=cluster, workers=workers, memory=memory, chunks=chunks, overwrite=overwrite,
         progress=progress, voxel_spacing_angstrom=voxel_spacing_angstrom,
+        device=device if method == "mp-nms" else "cpu",
     ) as session:  # fmt: skip
         report = pick_particles(
             session, score, folder, settings,
             regions=regions, tomogram_name=tomogram_name or score.name.split(".")[0],
         )  # fmt: skip
     say(f"{report.n_picks} picks in {folder}")
+
+
+def _sizes(texts: list[str]) -> dict[str, int]:
+    """Return smallest sizes by class from "CLASS=N".
+
+    Examples
+    --------
+    >>> _sizes(["1=50", "ribosome=100"])
+    {'1': 50, 'ribosome': 100}
+    """
+    sizes = {}
+    for text in texts:
+        name, _, size = text.rpartition("=")
+        if not (name and size.isascii() and size.isdigit()):
+            raise ConfigError(f"--class-min-size: expected CLASS=N, found {text!r}")
+        sizes[name] = int(size)
+    return sizes
 
 
 def _region_files(region_mask: Path | None, regions: list[str]) -> dict[str, Path]:

@@ -32,7 +32,8 @@ def run(
         bool, typer.Option("--dry-run", help="Show every setting and the plan; do nothing.")
     ] = False,
     cluster: Annotated[
-        str | None, typer.Option("--cluster", help="Overrides the config: local or tcp://HOST:PORT")
+        str | None,
+        typer.Option("--cluster", help="Overrides the config: local, slurm:PROFILE.yaml, ..."),
     ] = None,
     workers: WorkersOption = None,
     memory: MemoryOption = None,
@@ -54,7 +55,7 @@ def run(
     if report is not None and report.failed:
         from ..core.errors import WorkFailedError
 
-        reasons = "; ".join(f"{one.name}: {one.error}" for one in report.failed)
+        reasons = "; ".join(f"{one.name}: {one.why}" for one in report.failed)
         raise WorkFailedError(
             f"{len(report.failed)} of {len(report.tomograms)} tomograms failed: {reasons}"
         )
@@ -66,7 +67,7 @@ def _run_config(
     """Plan or do what a config of ours says; wishes of the command line come first."""
     from ..config import dump_run_config, load_run_config
     from ..pipeline import run_pipeline
-    from ..plan import plan_run, remove_results
+    from ..plan import plan_run
 
     config = load_run_config(config_file)
     where = config.cluster
@@ -79,9 +80,7 @@ def _run_config(
         cluster=wishes["cluster"] or where.kind, workers=workers, memory=memory,
         device=where.device, progress=wishes["progress"],
     ) as session:  # fmt: skip
-        if not resume:
-            remove_results(config)
-        return run_pipeline(session, config, say=say)
+        return run_pipeline(session, config, say=say, restart=not resume)
 
 
 def _run_project(
@@ -157,11 +156,13 @@ def show_model(
 
 def model_lines(found: Any) -> Iterator[tuple[str, str]]:
     """Yield what is known of a model, name by name."""
+    from ..models.architecture import NETWORKS
+
     yield "file", str(found.path)
     yield "classes", ", ".join(found.class_names)
     spacing = found.voxel_spacing_angstrom
     yield "voxel spacing", "not stated" if spacing is None else f"{spacing:g} Å"
-    yield "network", {"unet2d": "2D U-Net", "unet3d": "3D U-Net"}[found.kind]
+    yield "network", NETWORKS[found.kind][0]
     for name, value in asdict(found.settings).items():
         yield name.replace("_", " "), str(value)
     yield "parameters", str(found.n_parameters)

@@ -162,6 +162,10 @@ def segment(
         float | None,
         typer.Option("--threshold", help="2D models: write a mask of (smoothed) scores above it"),
     ] = None,
+    box_size: Annotated[
+        int | None,
+        typer.Option("--box-size", min=1, help="3D with --compat [default: 64; DeepFinder 192]"),
+    ] = None,
     precision: Annotated[
         str, typer.Option("--precision", help="3D models: float32 or bfloat16 (faster, rougher).")
     ] = "float32",
@@ -186,7 +190,9 @@ def segment(
     overwrite: OverwriteOption = False,
     progress: ProgressOption = True,
 ) -> None:
-    """Predict a score map with a 2D or a 3D U-Net, without seams; the model file says which.
+    """Predict a score map with a network, without seams; the model file says which network.
+
+    DeePiCt's 2D and 3D U-Nets, DeepFinder's and DeepETPicker's are known.
 
     Example: deepict-dask segment TS_001.zarr scores.zarr --model ribosome.pth
 
@@ -203,6 +209,7 @@ def segment(
     given = {name: value for name, value in tiling.items() if value is not None}
     values = {
         "model": model, "compat": compat, "tiling": given or None, "precision": precision,
+        "box_size": box_size,
         "classes": None if class_name is None else (class_name,),
     }  # fmt: skip
     settings = settings_from(SegmentSettings, values, "segment")

@@ -35,20 +35,23 @@ class ClusterConfig(Strict):
     """Where the work runs."""
 
     kind: str = "local"
-    """"local" or tcp://HOST:PORT of a running Dask scheduler."""
+    """"local", slurm:PROFILE.yaml (also pbs:, lsf: and sge:), or tcp://HOST:PORT or
+    scheduler-file:PATH of a running Dask scheduler."""
     workers: PositiveInt | None = None
     """Number of workers; as many as cores and memory allow by default."""
     memory: str | None = None
     """Memory of each worker, such as 4GiB."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run."""
+    tomograms_in_flight: PositiveInt | None = None
+    """How many tomograms run at a time; 2 to 8 by default, by the number of workers."""
 
 
 class RunConfig(Strict):
     """The whole pipeline over one or many tomograms."""
 
     tomograms: Path
-    """A volume, a glob pattern, or a CSV table with the columns ``name`` and ``tomogram``."""
+    """Any source of `deepict_dask.io.dataset`: a volume, pattern, folder, table or project."""
     output: Path
     """Folder of the results, one sub-folder for each tomogram."""
     voxel_spacing_angstrom: PositiveFloat | None = None
@@ -95,6 +98,9 @@ class RunConfig(Strict):
                 s.model_copy(update={"model": _model_beside(s.model, folder)}) for s in self.segment
             ),
         }
+        update["cluster"] = self.cluster.model_copy(
+            update={"kind": _kind_beside(self.cluster.kind, folder)}
+        )
         if self.equalize is not None:
             target = folder / self.equalize.target
             update["equalize"] = self.equalize.model_copy(update={"target": target})
@@ -105,6 +111,13 @@ def _model_beside(model: str, folder: Path) -> str:
     """Take a model path from the config's folder, if there is such a file; else it is a name."""
     beside = folder / model
     return str(beside) if beside.is_file() else model
+
+
+def _kind_beside(kind: str, folder: Path) -> str:
+    """Take a profile or scheduler file from the config's folder, if there is such a file."""
+    name, colon, path = kind.partition(":")
+    beside = folder / path
+    return f"{name}:{beside}" if colon and path and beside.is_file() else kind
 
 
 def _region_beside(region: RegionSettings, folder: Path) -> RegionSettings:

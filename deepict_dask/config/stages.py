@@ -144,10 +144,12 @@ class SegmentSettings(Strict):
     """A model file, or the name of a bundled model; the file says whether it is 2D or 3D."""
     classes: tuple[str, ...] | None = None
     """Which of the model's classes to keep; all by default."""
-    compat: Literal["deepict"] | None = None
-    """Reproduce the published tiling, with its seams and its uncovered border."""
-    box_size: PositiveInt = 64
-    """Edge of a box of a 3D model with ``compat: deepict``; else windows are derived."""
+    compat: Literal["deepict", "deepfinder", "deepetpicker"] | None = None
+    """Reproduce the published tiling, with its seams and its uncovered border; of a DeepFinder
+    model its averages of overlapping patches. A DeepETPicker model always has its own tiles."""
+    box_size: PositiveInt | None = None
+    """Edge of a box of a 3D model with ``compat``: 64 by default, of DeepFinder 192; else windows
+    are derived."""
     overlap: PositiveInt = 12
     """Voxels of a box, on each side, that are context only; with ``compat: deepict``."""
     tiling: SliceTiling | None = None
@@ -163,6 +165,8 @@ class SegmentSettings(Strict):
             raise ValueError(
                 "box_size, overlap: only with compat deepict; without it windows are derived"
             )
+        if self.compat not in (None, "deepict") and _changed(self, ("overlap", "tiling")):
+            raise ValueError(f"overlap, tiling: only with compat deepict, found {self.compat}")
         return self
 
 
@@ -224,6 +228,19 @@ class ContactSettings(Strict):
         return self
 
 
+_OF_REGIONS = ("border", "region", "contacts", "distances", "label_map", "connectivity")
+_OF_METHODS: dict[str, tuple[str | None, str, tuple[str, ...]]] = {
+    "components": (None, "deepict", ("bandwidth", "diameters", "min_sizes")),
+    "mean-shift": ("bandwidth", "deepfinder", ("diameters", *_OF_REGIONS)),
+    "mp-nms": (
+        "diameters",
+        "deepetpicker",
+        ("bandwidth", "min_sizes", "min_size", "max_size", *_OF_REGIONS),
+    ),
+}
+"""Of each method: what it needs, whose program it can reproduce, which settings it lacks."""
+
+
 class PickSettings(Strict):
     """Score map to segmentation, clusters and picks.
 
@@ -263,8 +280,17 @@ class PickSettings(Strict):
     """Also write the label map (0 background, 1..n clusters in raster order)."""
     format: Literal["zarr", "mrc"] = "zarr"
     """Format of the segmentation and the label map."""
-    compat: Literal["deepict"] | None = None
-    """Reproduce the published post-processing."""
+    method: Literal["components", "mean-shift", "mp-nms"] = "components"
+    """Connected components; mean shift (DeepFinder's); mean-pooling non-maximum suppression
+    (DeepETPicker's)."""
+    bandwidth: Annotated[float, Field(ge=1)] | None = None
+    """For mean shift: radius in voxels, about that of a particle."""
+    diameters: tuple[PositiveFloat, ...] = ()
+    """For mp-nms: the particles' diameter in voxels, or one for each class."""
+    min_sizes: dict[str, NonNegativeInt] = {}
+    """For mean shift: smallest size by class, where it is not ``min_size``."""
+    compat: Literal["deepict", "deepfinder", "deepetpicker"] | None = None
+    """Reproduce the published post-processing: components, mean shift, mp-nms."""
     name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = None
     """Name of the folder ``picks_<name>`` of a run; the class by default."""
 
@@ -274,6 +300,20 @@ class PickSettings(Strict):
             raise ValueError(
                 f"max_size: expected at least min_size, which is {self.min_size}, "
                 f"found {self.max_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_method(self) -> PickSettings:
+        needed, compat, idle = _OF_METHODS[self.method]
+        if needed is not None and not getattr(self, needed):
+            raise ValueError(f"{needed}: expected a value with method {self.method}, found none")
+        changed = _changed(self, idle)
+        if changed:
+            raise ValueError(f"{', '.join(changed)}: not with method {self.method}")
+        if self.compat not in (None, compat):
+            raise ValueError(
+                f"compat: expected {compat} with method {self.method}, found {self.compat}"
             )
         return self
 

@@ -1,17 +1,18 @@
 """DeePiCt's metadata table: one row per tomogram, columns that the config names.
 
-A cell that is empty (or what pandas takes for empty) says that a tomogram has no such file. Paths
-in cells are relative to the same folder as the paths of the config, see `base_folder`.
+The table itself is read by `deepict_dask.io.metadata_table`. Paths in cells are relative to the
+same folder as the paths of the config, see `base_folder`.
 """
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError
+from ..io.datasets.names import is_folder_name
+from ..io.metadata_table import cell_text, read_metadata_csv
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from .findings import Findings
 
 __all__ = ["ProjectTable", "base_folder", "check_name", "read_project_table"]
-
-_EMPTY = {"", "nan", "na", "n/a", "null", "none", "#n/a"}
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ class ProjectTable:
 
     def cell(self, row: dict[str, str], column: str) -> str | None:
         """Return the text of a cell, None where it is empty."""
-        text = (row.get(column) or "").strip()
-        return None if text.lower() in _EMPTY else text
+        return cell_text(row, column)
 
     def file(self, row: dict[str, str], column: str, name: str, findings: Findings) -> Path | None:
         """Return the file of a cell, None where the cell is empty; note what is not there."""
@@ -93,28 +91,22 @@ def read_project_table(path: Path, base: Path, needed: Sequence[str]) -> Project
     >>> read_project_table(path, path.parent, ["tomo_name"]).rows
     ({'tomo_name': 'TS_001', 'tomo': 'TS_001.rec'},)
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [{k.strip(): v for k, v in row.items() if k and v is not None} for row in reader]
-            columns = tuple(name.strip() for name in reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{path}: expected a metadata table (CSV), found: {reason}") from None
+    table = read_metadata_csv(path)
     for column in needed:
-        if column not in columns:
+        if column not in table.columns:
+            found = ", ".join(table.columns) or "nothing"
             raise ConfigError(
-                f"{path}: expected the column {column}, found {', '.join(columns) or 'nothing'}; "
+                f"{path}: expected the column {column}, found {found}; "
                 "columns are separated by commas"
             )
-    if not rows:
+    if not table.rows:
         raise ConfigError(f"{path}: expected at least one row below the header, found none")
-    return ProjectTable(path, base, columns, tuple(rows))
+    return ProjectTable(path, base, table.columns, table.rows)
 
 
 def check_name(name: str, where: str, findings: Findings) -> None:
     """Note a name that would lead out of the folder of results."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if not is_folder_name(name):
         findings.error(f"{where}: expected a name for folders and files, found {name}")
 
 

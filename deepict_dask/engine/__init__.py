@@ -7,11 +7,12 @@
 from .arrays import map_chunks
 from .budget import beside_torch, check_budget, task_budget_bytes
 from .cluster import ClusterSettings, Workers, connect
+from .content import damage_in, fingerprint
 from .ledger import Ledger
 from .progress import Progress
 from .reduce import SpillFolder, reduce_chunks
 from .spectral import transform_volume
-from .staging import StagedOutput, fingerprint, request_key
+from .staging import StagedOutput, request_key
 
 __all__ = [
     "ClusterSettings",
@@ -23,6 +24,7 @@ __all__ = [
     "beside_torch",
     "check_budget",
     "connect",
+    "damage_in",
     "fingerprint",
     "map_chunks",
     "reduce_chunks",

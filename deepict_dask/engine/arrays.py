@@ -7,12 +7,13 @@ marked in the ledger after its data are written.
 
 from __future__ import annotations
 
-import errno
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import DeepictError, ShapeMismatchError, VoxelValueError, WorkFailedError
+from ..io.disk import disk_of, is_full
+from .patience import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,7 +61,7 @@ def _read_chunk_by_chunk() -> None:
 def read_windows(sources: Sequence[VolumeReader], block: Block) -> list[Any]:
     """Read a block's windows in a worker."""
     _read_chunk_by_chunk()
-    return [source.read(block.read) for source in sources]
+    return [patiently(partial(s.read, block.read), f"reading {s.path}") for s in sources]
 
 
 def run_block(
@@ -70,7 +71,8 @@ def run_block(
     windows = read_windows(sources, block)
     with naming(sources[0].path):
         result = op.apply(block, *windows)
-    sink.write(block.write, block.crop(result))
+    made = block.crop(result)
+    patiently(lambda: sink.write(block.write, made), f"writing {sink.path}")
 
 
 def map_chunks(
@@ -118,8 +120,9 @@ def map_chunks(
 
     def submit(number: int) -> Any:
         return workers.client.submit(
-            run_block, op, sources, sink, grid[number], pure=False, key=task_key(op.name, number)
-        )
+            run_block, op, sources, sink, grid[number],
+            pure=False, key=task_key(op.name, number), **workers.placed(op),
+        )  # fmt: skip
 
     for number, _ in run_each(workers, submit, todo, stage=op.name, where=sink.path):
         if ledger is not None:
@@ -200,8 +203,10 @@ def run_each(
             refill()
     finally:
         # An interrupt or a failure must not leave work behind on a cluster that others share.
-        with suppress(Exception):
-            workers.client.cancel(list(pending))
+        # Without a scheduler there is none, and asking would wait for one.
+        if workers.client.status == "running":
+            with suppress(Exception):
+                workers.client.cancel(list(pending))
 
 
 def _fetched(
@@ -235,11 +240,6 @@ def _explained(stage: str, where: str, items: Sequence[Any]) -> Iterator[None]:
         raise explain(error, what, where) from error
 
 
-def _disk_is_full(error: OSError) -> bool:
-    """Say whether a disk is full; NumPy's writer says so only by what it could not write."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "requested and" in str(error)
-
-
 def explain(error: BaseException, what: str, where: str) -> DeepictError:
     """Return an error of a task as a message: where, what was found, what to do.
 
@@ -253,8 +253,11 @@ def explain(error: BaseException, what: str, where: str) -> DeepictError:
 
     if isinstance(error, DeepictError):
         return error
-    if isinstance(error, OSError) and _disk_is_full(error):
-        hint = "the disk is full; free some space and run the same command again to continue"
+    if isinstance(error, OSError) and is_full(error):
+        hint = (
+            f"the disk is full; free some space on {disk_of(where)} and run the same command "
+            "again to continue"
+        )
     elif isinstance(error, KilledWorker):
         hint = (
             "its worker died again and again, most likely for lack of memory; "

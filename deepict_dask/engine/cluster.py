@@ -1,4 +1,4 @@
-"""Workers: started here, or reached over TCP."""
+"""Workers: started here, reached over TCP, or asked for from a batch system (`cluster_jobs`)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import os
 import signal
 import threading
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..backend import resolve_device
 from ..core.errors import BudgetError, ClusterError
+from .batch_systems import BATCH_SYSTEMS
 from .budget import BASELINE_BYTES, format_bytes, parse_bytes
 from .staging import swept
+from .worker_settings import DASK_CONFIG, SINGLE_THREADED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,31 +26,6 @@ __all__ = ["ClusterSettings", "Workers", "connect"]
 
 _GIB = 1 << 30
 log = logging.getLogger("deepict_dask")
-
-_DASK_CONFIG = {
-    # Tasks are planned to fit, and results are small: spilling or pausing would only hide a bug.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.95,
-    # The profiler calls sys._current_frames, which in CPython 3.11 can collect garbage while it
-    # holds the lock of all threads: seen once, a worker hung for good.
-    "distributed.worker.profile.enabled": False,
-    "distributed.scheduler.allowed-failures": 3,
-    "distributed.admin.log-format": "%(message)s",
-    # The last messages are kept, with the tasks in them: a hundred are enough to look into.
-    "distributed.admin.low-level-log-length": 100,
-    # What a task raises is reported once, in words, by the process that drives the work.
-    "logging.distributed": "critical",
-    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
-    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__ASYNCIO": "critical",
-    "distributed.comm.timeouts.connect": "60s",
-}
-_SINGLE_THREADED = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-    # Zarr decodes ten chunks at once by default: a 176^3 window took 124 MiB to read, now 21 MiB.
-    **dict.fromkeys(("ZARR_ASYNC__CONCURRENCY", "ZARR_THREADING__MAX_WORKERS"), "1"),
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +39,8 @@ class ClusterSettings:
     """
 
     kind: str = "local"
-    """"local" (processes of one thread each), "threads" (in this process), or tcp://HOST:PORT."""
+    """"local" (processes of one thread each), "threads" (in this process), tcp://HOST:PORT,
+    scheduler-file:PATH, or slurm:PROFILE.yaml (also pbs:, lsf: and sge:)."""
     workers: int | None = None
     """Number of workers; by default as many as the cores and the memory allow."""
     memory: str | None = None
@@ -82,10 +62,58 @@ class Workers:
     """Memory of the smallest worker."""
     address: str
     dashboard: str | None = None
+    elsewhere: bool = False
+    """Whether the workers' machines differ from this one: they may have a GPU where it has none."""
+    kinds: frozenset[str] = frozenset()
+    """Dask resources of the workers where they differ: "GPU" for networks, "CPU" for the rest."""
+    hint: str | None = None
+    """What to tell the user of these workers, such as how to see the dashboard."""
 
     def in_flight(self) -> int:
         """Return how many tasks to keep submitted: enough that no worker waits for the client."""
         return 4 * max(1, self.n_workers) + 8
+
+    def placed(self, *work: Any) -> dict[str, Any]:
+        """Return what a submission says of where it runs, if there are workers of two kinds.
+
+        Parameters
+        ----------
+        work
+            Ops or reductions of the task: one that holds a network on a GPU needs such a worker.
+
+        Examples
+        --------
+        >>> Workers(None, 2, 1 << 30, "", kinds=frozenset({"CPU", "GPU"})).placed()
+        {'resources': {'CPU': 1}}
+        """
+        if len(self.kinds) < 2:
+            return {}
+        return {"resources": {"GPU" if any(map(_needs_gpu, work)) else "CPU": 1}}
+
+    def device(self, name: str) -> str:
+        """Return cpu or cuda for auto, cpu or cuda: where the workers are, their GPU counts.
+
+        Raises
+        ------
+        DeviceError
+            cuda was asked for, and does not work there.
+        """
+        if not self.elsewhere:
+            return resolve_device(name).name
+        kind = {"resources": {"GPU": 1}} if "GPU" in self.kinds else {}
+        found = self.client.submit(resolve_device, name, pure=False, **kind).result()
+        return str(found.name)
+
+
+def _needs_gpu(work: Any) -> bool:
+    """Say whether an op, or one that it holds, runs a network on a GPU."""
+    if isinstance(work, tuple | list):
+        return any(map(_needs_gpu, work))
+    if not is_dataclass(work):
+        return False
+    held = [getattr(work, each.name) for each in fields(work)]
+    on_gpu = str(getattr(work, "device", "cpu")).startswith("cuda")
+    return on_gpu or any(map(_needs_gpu, held))
 
 
 @contextmanager
@@ -109,17 +137,25 @@ def connect(settings: ClusterSettings | None = None) -> Iterator[Workers]:
     import distributed  # noqa: F401 - its own settings must be there before ours are laid over them
 
     settings = settings or ClusterSettings()
+    name = settings.kind.partition(":")[0]
     _quieten()
-    with dask.config.set(_DASK_CONFIG), swept():
+    with dask.config.set(DASK_CONFIG), swept():
         if settings.kind in ("local", "threads"):
             with _local(settings) as workers:
                 yield workers
-        elif "://" in settings.kind:
+        elif "://" in settings.kind or name == "scheduler-file":
             with _remote(settings) as workers:
+                yield workers
+        elif name in BATCH_SYSTEMS:
+            from .cluster_jobs import batch_workers
+
+            with batch_workers(settings) as workers:
                 yield workers
         else:
             raise ClusterError(
-                f"--cluster: expected local or tcp://HOST:PORT, found {settings.kind!r}"
+                "--cluster: expected local, tcp://HOST:PORT, scheduler-file:PATH or "
+                f"SYSTEM:PROFILE.yaml with one of {', '.join(BATCH_SYSTEMS)}, "
+                f"found {settings.kind!r}"
             )
 
 
@@ -131,7 +167,7 @@ def _quieten() -> None:
 
 
 def plan_workers(settings: ClusterSettings) -> tuple[int, int]:
-    """Return how many local workers to start and the bytes each may use.
+    """Return how many workers to start and the bytes each may use: of a profile, or local ones.
 
     Examples
     --------
@@ -141,6 +177,10 @@ def plan_workers(settings: ClusterSettings) -> tuple[int, int]:
     import psutil
     from distributed.system import MEMORY_LIMIT
 
+    if settings.kind.partition(":")[0] in BATCH_SYSTEMS:
+        from .cluster_jobs import plan_jobs, profiles_of
+
+        return plan_jobs(profiles_of(settings), settings)
     free = min(int(psutil.virtual_memory().available * 0.9), MEMORY_LIMIT)
     cores = len(os.sched_getaffinity(0))
     each = settings.memory_bytes
@@ -160,7 +200,7 @@ def plan_workers(settings: ClusterSettings) -> tuple[int, int]:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """Keep a Ctrl-C until the block ends; processes and threads that it starts never see one.
 
     A terminal sends the signal to the workers too. They are stopped by the process that started
@@ -190,12 +230,12 @@ def _local(settings: ClusterSettings) -> Iterator[Workers]:
 
     n, each = plan_workers(settings)
     threads = settings.kind == "threads"
-    options: dict[str, Any] = {} if threads else {"env": _SINGLE_THREADED}
+    options: dict[str, Any] = {} if threads else {"env": SINGLE_THREADED}
     options |= {"n_workers": n, "threads_per_worker": 1, "processes": not threads}
     options |= {"memory_limit": 0 if threads else each, "dashboard_address": ":0"}
     with ExitStack() as stack:
         try:
-            with _interrupts_held():
+            with interrupts_held():
                 cluster = stack.enter_context(LocalCluster(**options))
         except (RuntimeError, OSError, TimeoutError) as error:
             raise ClusterError(
@@ -205,11 +245,11 @@ def _local(settings: ClusterSettings) -> Iterator[Workers]:
         client = stack.enter_context(Client(cluster))
         # Its callback would swallow a Ctrl-C that arrives while garbage is collected.
         disable_gc_diagnosis(force=True)
-        _keep_flat(client)
+        keep_flat(client)
         yield Workers(client, n, each, cluster.scheduler_address)
 
 
-def _keep_flat(client: Any) -> None:
+def keep_flat(client: Any) -> None:
     """Let the scheduler forget what a million tasks would leave behind.
 
     A scheduler that somebody else runs may lack this package or have another Dask: then its memory
@@ -223,20 +263,33 @@ def _keep_flat(client: Any) -> None:
         log.info("the scheduler keeps notes of finished tasks: %r", error)
 
 
+def _where(kind: str) -> dict[str, str]:
+    """Return how a client is told of a scheduler: by address, or by the file that has it."""
+    name, _, path = kind.partition(":")
+    if name != "scheduler-file":
+        return {"address": kind}
+    if not Path(path).is_file():
+        raise ClusterError(
+            f"{path}: expected a file written by `dask scheduler --scheduler-file {path}`, found "
+            "none; start the scheduler first, and give a path that this machine sees"
+        )
+    return {"scheduler_file": path}
+
+
 @contextmanager
 def _remote(settings: ClusterSettings) -> Iterator[Workers]:
     """Reach a scheduler that somebody else runs."""
     from distributed import Client
 
     try:
-        client = Client(settings.kind, timeout="20s")
-    except (OSError, TimeoutError, ValueError) as error:
+        client = Client(**_where(settings.kind), timeout="20s")
+    except (OSError, TimeoutError, ValueError, KeyError) as error:
         raise ClusterError(
             f"{settings.kind}: expected a Dask scheduler, found none ({type(error).__name__}); "
             "start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`"
         ) from error
     with client:
-        _keep_flat(client)
+        keep_flat(client)
         wanted = settings.workers or 1
         try:
             client.wait_for_workers(wanted, timeout=60)
@@ -251,4 +304,8 @@ def _remote(settings: ClusterSettings) -> Iterator[Workers]:
         least = min(limits, default=settings.memory_bytes or 2 * _GIB)
         if settings.memory_bytes is not None:
             least = min(least, settings.memory_bytes)
-        yield Workers(client, len(known), least, settings.kind, client.dashboard_link)
+        address = client.scheduler.address
+        elsewhere = settings.kind.startswith("scheduler-file:")
+        yield Workers(
+            client, len(known), least, address, client.dashboard_link, elsewhere=elsewhere
+        )

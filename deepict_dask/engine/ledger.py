@@ -7,19 +7,42 @@ marks of another request are never trusted. The process that drives the work is 
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["JointLedger", "Ledger"]
+__all__ = ["JointLedger", "Ledger", "count_finished"]
 
 _MAGIC = b"deepict-dask ledger 1\n"
 _PIECE_BLOCKS = 4096
+
+
+def count_finished(path: Path) -> tuple[int, int] | None:
+    """Return how many blocks of how many are marked; None where there is no ledger.
+
+    Nothing is written, and its writer may be at work: what it marks meanwhile may be missing.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "ledger"
+    >>> with Ledger(path, "0" * 64, 3) as ledger:
+    ...     ledger.mark(1)
+    ...     count_finished(path)
+    (1, 3)
+    """
+    try:
+        magic, _key, number, marks = path.read_bytes().split(b"\n", 3)
+        n_blocks = int(number)
+    except (OSError, ValueError):
+        return None
+    return (marks[:n_blocks].count(1), n_blocks) if magic + b"\n" == _MAGIC else None
 
 
 class Ledger:
@@ -51,9 +74,11 @@ class Ledger:
         self.path = path
         self.n_blocks = n_blocks
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if os.pread(self._file, len(header), 0) != header:
+        self.is_new = os.pread(self._file, len(header), 0) != header
+        """Whether nothing of the same request and the same blocks was found."""
+        if self.is_new:
             os.ftruncate(self._file, 0)
-            os.pwrite(self._file, header + bytes(n_blocks), 0)
+            _write_all(self._file, header + bytes(n_blocks))
         self.n_resumed = self.n_finished
 
     def __enter__(self) -> Self:
@@ -65,6 +90,21 @@ class Ledger:
     def mark(self, number: int) -> None:
         """Note that a block's data are written."""
         os.pwrite(self._file, b"\x01", self._offset + number)
+
+    def settle(self, found: Iterable[int]) -> int:
+        """Mark the blocks that were found on the disk, and no others, before work goes on.
+
+        Returns
+        -------
+        int
+            How many blocks were marked and not found.
+        """
+        there = np.zeros(self.n_blocks, np.uint8)
+        there[[*found]] = 1
+        n_lost = int(np.count_nonzero(self._marks() > there))
+        os.pwrite(self._file, there.tobytes(), self._offset)
+        self.n_resumed = self.n_finished
+        return n_lost
 
     def _marks(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         raw = os.pread(self._file, self.n_blocks, self._offset)
@@ -82,6 +122,12 @@ class Ledger:
     def unfinished(self) -> Iterator[int]:
         """Yield the numbers of the blocks that are not finished now, in order."""
         return _numbers(self.open_blocks())
+
+
+def _write_all(file: int, content: bytes) -> None:
+    """Write a file from its start; the marks to come then need no more room on the disk."""
+    if os.pwrite(file, content, 0) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class JointLedger:

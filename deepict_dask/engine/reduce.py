@@ -265,7 +265,8 @@ def reduce_chunks(
         if node.level > 0:
             task = (_node_task, reduction, node, *tree.children(node), spill)
         key = task_key(f"{reduction.name}_L{node.level}", next(numbers))
-        return workers.client.submit(*task, pure=False, key=key, priority=node.level)
+        place = workers.placed(reduction) if node.level == 0 else workers.placed()
+        return workers.client.submit(*task, pure=False, key=key, priority=node.level, **place)
 
     for node, result in run_each(
         workers, submit, tree.startable(), stage=reduction.name, where=where

@@ -15,7 +15,9 @@ import numpy as np
 
 from ..core.errors import WorkFailedError
 from ..core.geometry import Grid
+from ..io.disk import full_disk_text, is_full
 from ..io.zarr_array import DECODE_ERRORS, open_array
+from .patience import patiently
 
 if TYPE_CHECKING:
     from ..core.geometry import Box, Vec
@@ -81,9 +83,12 @@ class ScratchArray:
         WorkFailedError
             The disk is full or gone.
         """
+        target = open_array(self.path, writable=True)
         try:
-            open_array(self.path, writable=True)[box.slices] = array
+            patiently(lambda: target.__setitem__(box.slices, array), f"writing {self.path}")
         except OSError as error:
+            if is_full(error):
+                raise WorkFailedError(full_disk_text(self.path, self.n_bytes)) from error
             raise self._failed("written", error) from error
 
     def read(self, box: Box) -> np.ndarray[Any, Any]:
@@ -95,7 +100,9 @@ class ScratchArray:
             Some of it was never written, or is gone.
         """
         try:
-            data = np.asarray(open_array(self.path)[box.slices])
+            data = np.asarray(
+                patiently(lambda: open_array(self.path)[box.slices], f"reading {self.path}")
+            )
         except DECODE_ERRORS as error:
             raise self._failed("read", error) from error
         # What was not written reads as NaN, which no finite tomogram gives.

@@ -49,7 +49,9 @@ def run_whole(workers: Workers, name: str, where: str, function: Any, *arguments
     WorkFailedError
         The task failed.
     """
-    future = workers.client.submit(function, *arguments, pure=False, key=task_key(name, 0))
+    future = workers.client.submit(
+        function, *arguments, **({"pure": False, "key": task_key(name, 0)} | workers.placed())
+    )
     try:
         return future.result()
     except Exception as error:

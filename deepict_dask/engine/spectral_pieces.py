@@ -182,8 +182,8 @@ class PiecewiseTransform:
         name = f"{self.name}: {stage}"
 
         def submit(number: int) -> Any:
-            key = task_key(name, number)
-            return self.workers.client.submit(task, number, *arguments, pure=False, key=key)
+            how = {"pure": False, "key": task_key(name, number)} | self.workers.placed()
+            return self.workers.client.submit(task, number, *arguments, **how)
 
         waiting, following = {}, 0
         with self.progress.stage(name, n_tasks) as advance:

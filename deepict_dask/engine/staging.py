@@ -11,12 +11,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..core.errors import LedgerError, OutputExistsError, VolumeFormatError, WorkFailedError
+from ..core.errors import LedgerError, OutputExistsError, WorkFailedError
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -24,17 +25,16 @@ if TYPE_CHECKING:
 
     from ..core.geometry import Grid
 
-__all__ = ["FOLDER_MARKS", "ZARR_MARKS", "StagedOutput", "fingerprint", "remove", "request_key"]
+__all__ = ["FOLDER_MARKS", "ZARR_MARKS", "StagedOutput", "remove", "request_key"]
 
 FOLDER_MARKS = ("run.json",)
 """Files that tell a finished folder of results from a folder of somebody else."""
-ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", "0/zarr.json")
 """Files that tell a Zarr store."""
 
+_HALF_A_CHUNK = re.compile(r"\.[0-9a-f]{32}\.partial$")
 _ABANDONED: set[Path] = set()
 """Partial folders that were removed while tasks may still have been writing to them."""
-_SAMPLE_BYTES = 1 << 16
-_N_SAMPLES = 64
 
 
 def request_key(request: Mapping[str, Any]) -> str:
@@ -51,56 +51,19 @@ def request_key(request: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fingerprint(path: str | Path) -> str:
-    """Return a digest of a file or Zarr store that changes when its content does.
-
-    Sizes, modification times and samples of the bytes (the first and last 64 KiB and 62 places
-    between) are hashed; a Zarr store by its metadata and the sizes and times of its files.
-
-    Raises
-    ------
-    VolumeFormatError
-        There is nothing at the path.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a"
-    >>> _ = path.write_bytes(b"one")
-    >>> before = fingerprint(path)
-    >>> _ = path.write_bytes(b"two!")
-    >>> fingerprint(path) == before
-    False
-    """
-    path = Path(path)
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            status = file.stat()
-            digest.update(
-                f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}".encode()
-            )
-            if file.name in ("zarr.json", ".zarray", ".zattrs", ".zgroup"):
-                digest.update(file.read_bytes())
-        return digest.hexdigest()
-    if not path.exists():
-        raise VolumeFormatError(f"{path}: expected a file, found nothing; check the path")
-    status = path.stat()
-    digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
-    with path.open("rb") as opened:
-        step = max(_SAMPLE_BYTES, (status.st_size - _SAMPLE_BYTES) // (_N_SAMPLES - 1))
-        for offset in range(0, status.st_size, step):
-            opened.seek(offset)
-            digest.update(opened.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
-
-
 def remove(path: Path) -> None:
     """Remove a file or folder if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the chunks that workers were writing when they were killed (zarr's ``_put``)."""
+    for path in folder.rglob("*.partial"):
+        if _HALF_A_CHUNK.search(path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -277,6 +240,7 @@ class StagedOutput:
             Name of the file in the partial folder that is the output; by default the folder is.
         """
         made = self.partial if inner is None else self.partial / inner
+        _remove_leftovers(made)
         if self.path.is_dir():  # a file is replaced in one step
             aside = self.path.with_name(self.path.name + ".replaced")
             remove(aside)

@@ -1,102 +1,161 @@
-"""Which tomograms a run is about: a volume, a glob pattern, or a table.
+"""Which tomograms a run is about.
 
-The table is a CSV with the columns ``name`` and ``tomogram`` (a path, relative to the table) and
-any further columns, such as region masks. An empty cell means that a tomogram has none.
+1. A file's ending says what it is: a table (``.csv``, ``.yaml``), a ``tomograms.star``, the config
+   of a copick project (``.json``), or else a volume.
+2. A folder is known by what is in it: a Zarr store, ``tomograms.star``, a copick project, a folder
+   of the CryoET Data Portal, a deposit like EMPIAR-10988, or else any folder with volumes below it.
+3. A name with ``*``, ``?`` or ``[`` that is no file's is a pattern; ``**`` stands for any folders.
+4. ``SOURCE#LABEL`` chooses one of several tomograms of each run, or the column of a table.
+
+Each kind is one file of `deepict_dask.io.datasets`.
 """
 
 from __future__ import annotations
 
-import csv
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import logging
+from dataclasses import replace
+from pathlib import Path
 
 from ..core.errors import ConfigError
-from .volumes import is_volume_path
+from .datasets.copick import find_copick_config, is_copick_folder, read_copick_source
+from .datasets.empiar import find_empiar_sets, read_empiar_source
+from .datasets.entry import Dataset, TomogramEntry
+from .datasets.names import check_names, distinct_names, short_name
+from .datasets.portal import find_portal_runs, read_portal_source
+from .datasets.relion import read_star_source
+from .datasets.tables import TABLE_ENDINGS, read_table_source
+from .datasets.walk import Skipped, has_magic, match_volumes, split_pattern, walk_volumes
+from .ome_metadata import is_zarr
+from .volumes import is_volume_path, looks_like_volume
 
-if TYPE_CHECKING:
-    from pathlib import Path
+__all__ = ["Dataset", "TomogramEntry", "list_tomograms", "read_dataset"]
 
-__all__ = ["TomogramEntry", "list_tomograms"]
-
-
-@dataclass(frozen=True)
-class TomogramEntry:
-    """One tomogram of a run.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> TomogramEntry("TS_001", Path("TS_001.rec")).file_of("lamella") is None
-    True
-    """
-
-    name: str
-    """Name of its folder of results."""
-    path: Path
-    files: dict[str, Path] = field(default_factory=dict)
-    """Further files by the table's column names."""
-
-    def file_of(self, column: str) -> Path | None:
-        """Return a further file of this tomogram, None where the cell is empty."""
-        return self.files.get(column)
+_log = logging.getLogger(__name__)
+_LOOKED_FOR = (
+    "a volume, a pattern (TS_*.rec), a table (.csv, .yaml), RELION's tomograms.star, or a folder: "
+    "of copick (ExperimentRuns), of the CryoET Data Portal (RUN/Reconstructions/VoxelSpacing*), "
+    "of EMPIAR (tomograms beside labels or particle_lists), or with volumes anywhere below it"
+)
 
 
 def list_tomograms(source: Path) -> list[TomogramEntry]:
-    """Return the tomograms of a volume path, a glob pattern or a CSV table.
+    """Return the tomograms of a source; what was left out is logged.
 
     Raises
     ------
     ConfigError
-        Nothing is found, a column is missing, or two tomograms have one name.
+        The source is not understood, names no tomogram, or two of one name.
 
     Examples
     --------
-    >>> from pathlib import Path
     >>> list_tomograms(Path("cells/TS_001.rec"))[0].name
     'TS_001'
     """
-    if source.suffix.lower() == ".csv":
-        entries = _from_table(source)
-    elif any(mark in source.name for mark in "*?["):
-        entries = [_entry(path) for path in sorted(source.parent.glob(source.name))]
-        entries = [entry for entry in entries if is_volume_path(entry.path)]
-    else:
-        entries = [_entry(source)]
-    if not entries:
-        raise ConfigError(f"{source}: expected at least one tomogram, found none")
-    names = [entry.name for entry in entries]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{source}: expected one tomogram of each name, found two of {twice[0]}")
-    return entries
+    found = read_dataset(source)
+    for text in found.warnings:
+        _log.warning("%s: %s", source, text)
+    for text in found.notes:
+        _log.info("%s: %s", source, text)
+    return list(found.entries)
 
 
-def _entry(path: Path) -> TomogramEntry:
-    """Name a tomogram by its file, without the endings."""
-    return TomogramEntry(path.name.split(".")[0] or path.name, path)
+def read_dataset(source: Path) -> Dataset:
+    """Return the tomograms of a source, its kind, and what was taken and left out.
+
+    Parameters
+    ----------
+    source
+        Any source; with ``#LABEL`` where it holds several tomograms of each run.
+
+    Raises
+    ------
+    ConfigError
+        The source is not understood, names no tomogram, or two of one name.
+
+    Examples
+    --------
+    >>> read_dataset(Path("cells/TS_001.rec")).kind
+    'volume'
+    """
+    place, wanted = _without_label(Path(source))
+    found = _read(place, wanted)
+    if not found.entries:
+        said = "; ".join((*found.warnings, *found.notes))
+        raise ConfigError(
+            f"{source}: expected at least one tomogram, found none{said and ' (' + said + ')'}; "
+            f"looked for {_LOOKED_FOR}"
+        )
+    check_names(source, found.entries)
+    columns = found.columns.union(*(entry.files for entry in found.entries))
+    entries = (replace(entry, kind=found.kind, columns=columns) for entry in found.entries)
+    return replace(found, entries=tuple(entries), columns=columns)
 
 
-def _from_table(table: Path) -> list[TomogramEntry]:
-    try:
-        with table.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{table}: expected a CSV table, found: {error}") from None
-    for column in ("name", "tomogram"):
-        if rows and column not in rows[0]:
-            raise ConfigError(
-                f"{table}: expected the columns name and tomogram, "
-                f"found {', '.join(str(key) for key in rows[0])}"
-            )
-    return [_from_row(row, table) for row in rows]
+def _without_label(source: Path) -> tuple[Path, str]:
+    """Split ``PLACE#LABEL`` where the place is there; a name may hold the mark itself."""
+    text = str(source)
+    marks = [number for number, letter in enumerate(text) if letter == "#"]
+    for mark in marks if not source.exists() else ():
+        if Path(text[:mark]).exists():
+            return Path(text[:mark]), text[mark + 1 :]
+    return source, ""
 
 
-def _from_row(row: dict[str, str], table: Path) -> TomogramEntry:
-    files = {
-        key: table.parent / cell
-        for key, cell in row.items()
-        if key not in ("name", "tomogram") and cell and cell.strip()
-    }
-    if not row["name"] or not row["tomogram"]:
-        raise ConfigError(f"{table}: expected a name and a tomogram in every row, found {row}")
-    return TomogramEntry(row["name"], table.parent / row["tomogram"], files)
+def _read(place: Path, wanted: str) -> Dataset:
+    ending = place.suffix.lower()
+    if has_magic(str(place)) and not place.exists():
+        return _from_pattern(place)
+    if place.is_dir() and not is_zarr(place):
+        return _from_folder(place, wanted)
+    if ending in TABLE_ENDINGS:
+        return read_table_source(place, wanted)
+    if ending == ".star":
+        return read_star_source(place, wanted)
+    if ending == ".json":
+        return read_copick_source(place, wanted)
+    _refuse_label(place, wanted)
+    if is_volume_path(place) or looks_like_volume(place):
+        return Dataset("volume", (TomogramEntry(short_name(place), place),))
+    what = "a file of another kind" if place.exists() else "nothing of that name"
+    raise ConfigError(f"{place}: found {what}; looked for {_LOOKED_FOR}")
+
+
+def _refuse_label(place: Path, wanted: str) -> None:
+    if wanted:
+        raise ConfigError(
+            f"{place}#{wanted}: expected no choice for a source of this kind, found #{wanted}; "
+            "it chooses among several tomograms of a run, or columns of a table"
+        )
+
+
+def _from_folder(folder: Path, wanted: str) -> Dataset:
+    """Read a folder by what is in it."""
+    if (folder / "tomograms.star").is_file():
+        return read_star_source(folder / "tomograms.star", wanted)
+    if is_copick_folder(folder):
+        return read_copick_source(folder, wanted)
+    config = find_copick_config(folder)
+    if config is not None:
+        return read_copick_source(config, wanted)
+    runs = find_portal_runs(folder)
+    if runs:
+        return read_portal_source(folder, runs, wanted)
+    _refuse_label(folder, wanted)
+    sets = find_empiar_sets(folder)
+    if sets:
+        return read_empiar_source(folder, sets)
+    skipped = Skipped()
+    return _named("folder", list(walk_volumes(folder, skipped)), folder, skipped)
+
+
+def _from_pattern(pattern: Path) -> Dataset:
+    folder, parts = split_pattern(pattern)
+    skipped = Skipped()
+    return _named("pattern", match_volumes(folder, parts, skipped), folder, skipped)
+
+
+def _named(kind: str, paths: list[Path], root: Path, skipped: Skipped) -> Dataset:
+    names, renamed = distinct_names(paths, root)
+    entries = tuple(TomogramEntry(*pair) for pair in zip(names, paths, strict=True))
+    notes = [*([renamed] if renamed else []), *skipped.notes()]
+    return Dataset(kind, entries, tuple(notes), tuple(skipped.warnings()))

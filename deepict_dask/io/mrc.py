@@ -30,7 +30,15 @@ from ..core.volume import VolumeHeader
 from .description import VolumeDescription, settle_spacing
 from .raw import RawLayout, RawReader
 
-__all__ = ["HEADER", "HEADER_BYTES", "MODES", "MrcHeader", "MrcReader", "open_mrc"]
+__all__ = [
+    "HEADER",
+    "HEADER_BYTES",
+    "MODES",
+    "MrcHeader",
+    "MrcReader",
+    "describe_header",
+    "open_mrc",
+]
 
 Triple = tuple[float, float, float]
 HEADER_BYTES = 1024
@@ -247,6 +255,28 @@ def open_mrc(
         description.origin_angstrom,
     )
     return description, MrcReader(name, volume, header.layout(os.fspath(file)))
+
+
+def describe_header(raw: bytes, name: str) -> VolumeDescription:
+    """Describe a volume of which only the header is at hand, so that its size is not checked.
+
+    Raises
+    ------
+    VolumeFormatError
+        If it is no header of MRC.
+
+    Examples
+    --------
+    >>> describe_header(b"not a header", "a.mrc")
+    Traceback (most recent call last):
+    ...
+    deepict_dask.core.errors.VolumeFormatError: a.mrc: expected an MRC volume, found text ...
+    """
+    _check_start(raw, name, len(raw))
+    header = _choose_byte_order(raw, 0)
+    whole = header.n_bytes if header.is_possible else 0
+    _check_header(header, name, whole)
+    return _describe(header, name, whole)
 
 
 def _describe(header: MrcHeader, name: str, file_bytes: int) -> VolumeDescription:

@@ -117,7 +117,7 @@ class ZarrReader:
 
     def _refuse_missing(self, array: Any, selection: tuple[slice, ...]) -> None:
         for key in _chunk_keys(array, selection):
-            if not os.path.exists(f"{self.array_path}/{key}"):
+            if not _is_there(f"{self.array_path}/{key}"):
                 raise VolumeFormatError(
                     f"{self.path}: chunk {key} is missing: the store is not finished or was not "
                     "copied whole; complete it (or, where the program that wrote it leaves out "
@@ -126,6 +126,15 @@ class ZarrReader:
 
     def _spatial(self, values: tuple[int, ...]) -> Vec:
         return as_vec([values[self.axes.index(letter)] for letter in "zyx"])
+
+
+def _is_there(path: str) -> bool:
+    """Say whether a file is there; a disk that does not answer is no answer."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _chunk_keys(array: Any, selection: tuple[slice, ...]) -> Iterator[str]:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["dump_star", "load_star", "star_pieces"]
+__all__ = ["dump_star", "load_star", "read_star_blocks", "star_pieces"]
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -82,7 +82,7 @@ def load_star(path: Path, frame: TomogramFrame) -> pd.DataFrame:
     SpacingError
         Where positions cannot be turned into voxels; says what to pass.
     """
-    blocks = _blocks(path)
+    blocks = read_star_blocks(path)
     particles = _of_tomogram(_particles(blocks, path), frame, path)
     zyx = _voxels(particles, blocks.get("optics"), frame, path)[:, ::-1]
     score = next((particles[name] for name in SCORES if name in particles.columns), None)
@@ -94,8 +94,22 @@ def load_star(path: Path, frame: TomogramFrame) -> pd.DataFrame:
     return checked_picks(picks.join(particles[rest]), path)
 
 
-def _blocks(path: Path) -> dict[str, pd.DataFrame]:
-    """Return the blocks of a STAR file as tables; a block without a loop is a table of one row."""
+def read_star_blocks(path: Path) -> dict[str, pd.DataFrame]:
+    r"""Return the blocks of a STAR file as tables; a block without a loop is a table of one row.
+
+    Raises
+    ------
+    PicksFormatError
+        Where the text cannot be parsed.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "tomograms.star")
+    >>> _ = path.write_text("data_global\nloop_\n_rlnTomoName #1\nTS_01\nTS_02\n")
+    >>> list(read_star_blocks(path)["global"]["rlnTomoName"])
+    ['TS_01', 'TS_02']
+    """
     import pandas as pd
     import starfile
 

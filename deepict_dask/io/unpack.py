@@ -24,7 +24,7 @@ from ..core.errors import VolumeFormatError, WorkFailedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["compression_of", "default_scratch", "unpack"]
+__all__ = ["compression_of", "default_scratch", "unpack", "unpacked_start"]
 
 PIECE_BYTES = 4 << 20
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2"}
@@ -91,6 +91,32 @@ def unpack(path: str | os.PathLike[str], scratch_dir: str | os.PathLike[str] | N
     except OSError as error:
         raise _scratch_error(source, scratch, error) from error
     return target
+
+
+def unpacked_start(path: str | os.PathLike[str], n_bytes: int) -> bytes:
+    """Return the first bytes of what is packed in a file; fewer where there are fewer.
+
+    Raises
+    ------
+    VolumeFormatError
+        If the stream is damaged there.
+
+    Examples
+    --------
+    >>> path = Path(tempfile.mkdtemp()) / "a.gz"
+    >>> _ = path.write_bytes(gzip.compress(b"voxels"))
+    >>> unpacked_start(path, 3)
+    b'vox'
+    """
+    source = Path(path)
+    with _opener(source)(source) as packed:
+        try:
+            return packed.read(n_bytes)
+        except (EOFError, OSError, zlib.error) as error:
+            raise VolumeFormatError(
+                f"{source}: the compressed stream breaks off at its beginning ({error}); copy or "
+                "download the file again"
+            ) from error
 
 
 def _plain_name(source: Path) -> str:

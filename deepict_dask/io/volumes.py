@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +22,12 @@ from .description import VolumeDescription
 from .em import open_em
 from .endings import ENDINGS, PACKED, kind_of, plain_name
 from .export import create_volume, export_volume
-from .mrc import open_mrc
+from .mrc import HEADER_BYTES, describe_header, open_mrc
 from .ome_metadata import is_zarr
 from .ome_zarr import ZarrReader, count_missing_chunks, open_ome_zarr
 from .raw import RawReader
 from .tiff import TiffPageReader, open_tiff
-from .unpack import compression_of, unpack
+from .unpack import compression_of, unpack, unpacked_start
 
 __all__ = [
     "AnyReader",
@@ -35,7 +36,9 @@ __all__ = [
     "describe",
     "export_volume",
     "is_volume_path",
+    "looks_like_volume",
     "open_volume",
+    "peek",
 ]
 
 AnyReader = RawReader | TiffPageReader | ZarrReader
@@ -155,6 +158,52 @@ def describe(
     if isinstance(reader, ZarrReader) and not reader.missing_is_fill:
         return _with_missing_chunks(description, reader, "reading them fails")
     return description
+
+
+def peek(path: str | os.PathLike[str]) -> VolumeDescription:
+    """Say what a volume's header says, without unpacking it or counting its chunks.
+
+    Of a packed MRC file only the first bytes are unpacked, so that its size is not checked. Packed
+    files of other kinds are unpacked, and the copy is removed.
+
+    Raises
+    ------
+    VolumeFormatError
+        If there is no such volume, or its header is damaged or of another kind.
+
+    Examples
+    --------
+    >>> import tempfile, mrcfile, numpy as np
+    >>> path = tempfile.mkdtemp() + "/tomo.mrc.gz"
+    >>> with mrcfile.new(path, np.zeros((2, 3, 4), "int8"), compression="gzip") as file:
+    ...     file.voxel_size = 13.48
+    >>> peek(path).shape, peek(path).voxel_spacing_angstrom
+    ((2, 3, 4), 13.48)
+    """
+    place = Path(path)
+    _check_there(place)
+    if place.is_dir():
+        return open_ome_zarr(path)[0]
+    if compression_of(place) and kind_of(plain_name(place)) == "mrc":
+        return describe_header(unpacked_start(place, HEADER_BYTES), str(place))
+    with tempfile.TemporaryDirectory(prefix="deepict-dask-") as scratch:
+        return _open_file(place, scratch)[0]
+
+
+def looks_like_volume(path: str | os.PathLike[str]) -> bool:
+    """Say whether a file's first bytes are those of a volume, whatever its name.
+
+    Examples
+    --------
+    >>> looks_like_volume("/dev/null"), looks_like_volume("absent")
+    (False, False)
+    """
+    place = Path(path)
+    if not place.is_file() or not os.access(place, os.R_OK):
+        return False
+    with open(place, "rb") as file:
+        head = file.read(HEADER_BYTES)
+    return bool(compression_of(place)) or head.startswith(TIFF_MAGIC) or head[208:211] == b"MAP"
 
 
 def is_volume_path(path: str | os.PathLike[str]) -> bool:

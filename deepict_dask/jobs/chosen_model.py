@@ -11,6 +11,7 @@ from ..core.errors import ConfigError, ModelFileError
 if TYPE_CHECKING:
     from ..config import SegmentSettings
     from ..core.volume import VolumeHeader
+    from ..models.architecture import NetworkKind
 
 __all__ = [
     "ChosenModel",
@@ -19,6 +20,8 @@ __all__ = [
     "choose_model",
     "chosen_class",
     "is_2d",
+    "is_unet3d",
+    "kind_of_model",
 ]
 
 log = logging.getLogger("deepict_dask")
@@ -43,8 +46,10 @@ class ChosenModel:
         return replace(tomogram, dtype="float32", class_names=self.class_names)
 
 
-def choose_model(settings: SegmentSettings, device: str) -> ChosenModel:
+def choose_model(settings: SegmentSettings, device: str = "cpu") -> ChosenModel:
     """Find and load a model, and choose its classes.
+
+    The driver asks with "cpu": only the workers need the device on which the network runs.
 
     Raises
     ------
@@ -63,10 +68,20 @@ def choose_model(settings: SegmentSettings, device: str) -> ChosenModel:
 
 def is_2d(model: str) -> bool:
     """Say whether a model file (or a bundled model) holds a 2D network."""
+    return kind_of_model(model) == "unet2d"
+
+
+def is_unet3d(model: str) -> bool:
+    """Say whether a model file holds DeePiCt's 3D network, several of which can share windows."""
+    return kind_of_model(model) == "unet3d"
+
+
+def kind_of_model(model: str) -> NetworkKind:
+    """Return which network a model file (or a bundled model) holds."""
     from ..models.checkpoint import model_info
     from ..models.registry import resolve_model
 
-    return model_info(resolve_model(model)).kind == "unet2d"
+    return model_info(resolve_model(model)).kind
 
 
 def check_precision(settings: SegmentSettings) -> None:

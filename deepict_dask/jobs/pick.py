@@ -1,8 +1,8 @@
 """A stored score map to segmentation, clusters and picks.
 
-Label chunk by chunk and merge up a tree; clusters that fail the size limits, or lack the contact
-with a region that is asked for, are dropped as soon as they are finished (`LabelReduction`). What
-follows is in `pick_job.py`.
+Choose voxels, note and label them chunk by chunk, and merge up a tree; clusters that fail the size
+limits, or lack the contact with a region that is asked for, are dropped as soon as they are
+finished (`LabelReduction`). What follows is in `pick_job.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
@@ -22,13 +23,14 @@ from ..engine import (
     request_key,
 )
 from ..io.volumes import open_volume
+from .choose_and_label import ChooseAndLabel
 from .pick_job import LabelledVoxels, PickJob, select_settings
+from .pick_methods import pick_by_method
 from .pick_regions import open_regions
 from .session import measure_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from ..config import PickSettings
     from ..core.volume import VolumeReader
@@ -78,6 +80,8 @@ def pick_particles(
     OutputExistsError
         The folder exists.
     """
+    if settings.method != "components":
+        return pick_by_method(session, score, target, settings, tomogram_name=tomogram_name)
     started = datetime.now(UTC)
     score = score.absolute()  # workers may run in another folder
     masks = {name: path.absolute() for name, path in (regions or {}).items()}
@@ -89,11 +93,9 @@ def pick_particles(
     key = request_key(request)
     with StagedOutput(target, key, overwrite=session.overwrite) as staged:
         reader, job = _open_job(session, staged.partial, score, masks, settings)
-        root, voxels = _label(session, reader, job)
+        voxels = _label(session, reader, job)
         clusters = job.gather(
-            voxels.nodes,
-            root.n_finished,
-            partial(measure_statistics, session, reader, name="score range"),
+            voxels, partial(measure_statistics, session, reader, name="score range")
         )
         report = job.finish(
             clusters,
@@ -123,28 +125,20 @@ def _open_job(
     return fitted, PickJob(session, folder, settings, fitted.path, fitted.header, masks, select)
 
 
-def _label(session: Session, score: VolumeReader, job: PickJob) -> tuple[LabelNode, LabelledVoxels]:
-    """Label and measure; return the root and where its voxels can be read again."""
-    reduction, grid = job.reduction(), job.grid
+def _label(session: Session, score: VolumeReader, job: PickJob) -> LabelledVoxels:
+    """Choose voxels, note which, label and measure them."""
+    job.make_scratch()
+    grid, chosen = job.grid, job.folder / "chosen"
+    reduction = ChooseAndLabel(job.reduction(), job.mask_writer(chosen))
     needed = reduction.bytes_needed(grid.window_shape)
     check_budget("label", needed, session.workers.memory_bytes)
-    job.make_scratch()
     nodes = SpillFolder(str(job.scratch))
     with session.progress.stage("label", grid.n_blocks) as advance:
         root: LabelNode = reduce_chunks(
             session.workers, reduction, [score, *job.masks.stack], grid,
             spill=nodes, on_done=advance,
         )  # fmt: skip
-    masks = job.masks.intersecting  # their bits are counted anew
-    bits = sum((1 << len(m.masks)) - 1 for m in masks)
-    voxels = LabelledVoxels(
-        (score, *masks),
-        replace(job.select, intersect=bits),
-        grid,
-        nodes,
-        region_bytes=sum(m.read_bytes for m in masks),
-    )
-    return root, voxels
+    return LabelledVoxels(Path(reduction.writer.path), grid, nodes, root.n_finished)
 
 
 def _open_score(

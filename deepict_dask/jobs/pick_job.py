@@ -1,11 +1,13 @@
 """What is done for one folder of picks, wherever its scores come from.
 
-`pick.py` reads a stored score map, `pick_predicted.py` predicts the scores and stores only which
-voxels were chosen. Before: what is labelled, by which rules (`PickJob.reduction`). After:
+`pick.py` reads a stored score map, `pick_predicted.py` predicts the scores. Before: what is
+labelled, by which rules (`PickJob.reduction`), and where its voxels are noted
+(`PickJob.mask_writer`). After:
 
 1. Merge the clusters in raster order (`pick_clusters.py`). Colocalization, if asked for: clusters
    whose centroid is far from a region are dropped.
-2. Label each chunk again and write the clusters that were kept (`RelabelOp`).
+2. Where clusters were dropped, label the noted voxels of each chunk again and write those of the
+   clusters that were kept (`RelabelOp`); else the noted voxels are the segmentation.
 3. Distances of the centroids that are left to the regions (`pick_regions.py`).
 4. Tables and particle lists.
 """
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from ..core.geometry import Block
     from ..core.statistics import VolumeStatistics
     from ..core.tables import ClusterRows
-    from ..core.volume import VolumeHeader, VolumeReader
+    from ..core.volume import VolumeHeader, VolumeWriter
     from ..engine.runs import RowFile
     from ..labelling.merge import Renames
     from .pick_clusters import ClusterFiles
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
 __all__ = ["LabelledVoxels", "PickJob", "SpilledNames", "select_settings"]
 
 Array = np.ndarray[Any, Any]
+
+_SEGMENTATION = "segmentation.zarr"
 
 
 @dataclass(frozen=True)
@@ -83,16 +87,16 @@ class SpilledNames:
 
 @dataclass(frozen=True)
 class LabelledVoxels:
-    """Where the voxels that were labelled can be read again, and in which blocks they were."""
+    """What the pass over the scores has left."""
 
-    sources: tuple[VolumeReader, ...]
-    select: SelectSettings
-    """How they are chosen from the sources."""
+    mask: Path
+    """Store of the voxels that were chosen and labelled: 1 there, 0 elsewhere."""
     grid: Grid
+    """In which blocks they were labelled."""
     nodes: SpillFolder
     """Files of the nodes of the reduction over ``grid``."""
-    region_bytes: int = 0
-    """As of `LabelReduction`."""
+    n_clusters: int
+    """Of any size, wherever they lie."""
 
 
 @dataclass(frozen=True)
@@ -144,29 +148,35 @@ class PickJob:
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir()
 
+    def mask_writer(self, folder: Path) -> VolumeWriter:
+        """Make a store in ``folder`` for 1 where a voxel is chosen and 0 elsewhere."""
+        return self._create(folder / _SEGMENTATION, "uint8")
+
+    def _create(self, store: Path, dtype: str) -> VolumeWriter:
+        header = replace(self.header, dtype=dtype, class_names=())
+        return create_ome_zarr(store, header, chunks=self.session.chunks, overwrite=True)
+
     def gather(
-        self, nodes: SpillFolder, n_finished: int, score_range: Callable[[], VolumeStatistics]
+        self, voxels: LabelledVoxels, score_range: Callable[[], VolumeStatistics]
     ) -> ClusterFiles:
         """Return the clusters within the size limits and near their regions, in raster order.
 
         Parameters
         ----------
-        nodes
-            Files of the nodes of the reduction.
-        n_finished
-            Clusters that were found before sizes and regions were looked at.
+        voxels
+            What was labelled.
         score_range
             Returns what is known of all scores; called where nothing was picked.
         """
         clusters = gather_clusters(
             self.scratch,
-            nodes.files("kept"),
+            voxels.nodes.files("kept"),
             len(self.masks.known),
             self._is_near,
             batch_rows=SEARCH_ROWS if self.masks.nearness else BATCH_ROWS,
         )
         if len(clusters) == 0:
-            found = clusters.n_found or n_finished
+            found = clusters.n_found or voxels.n_clusters
             warn_of_nothing(self.path, score_range(), self.settings, n_clusters=found)
         return clusters
 
@@ -193,9 +203,16 @@ class PickJob:
         started: datetime,
     ) -> PickReport:
         """Write the volumes and the tables; the record's parts are as of `write_tables`."""
-        self._write("segmentation", clusters, voxels, as_label_map=False)
         if self.settings.label_map:
             self._write("label_map", clusters, voxels, as_label_map=True)
+        if len(clusters) == voxels.n_clusters:
+            target = self.folder / _SEGMENTATION
+            shutil.rmtree(target, ignore_errors=True)  # of a run that was killed
+            voxels.mask.replace(target)
+        else:
+            self._write("segmentation", clusters, voxels, as_label_map=False)
+        if self.settings.format == "mrc":
+            self._export()
         return write_tables(
             self.folder,
             self._tables(clusters),
@@ -228,26 +245,27 @@ class PickJob:
         grid = voxels.grid
         op = RelabelOp(
             self.header.shape,
-            voxels.select,
+            SelectSettings(label_value=1),
             SpilledNames(voxels.nodes, grid.counts, clusters.names),
             self.settings.connectivity,
             as_label_map,
             name,
-            region_bytes=voxels.region_bytes,
         )
-        header = replace(self.header, dtype=op.dtype, class_names=())
-        store = self.folder / f"{name}.zarr"
-        sink = create_ome_zarr(store, header, chunks=self.session.chunks, overwrite=True)
+        mask = open_volume(voxels.mask, spacing_required=False)
+        sink = self._create(self.folder / f"{name}.zarr", op.dtype)
         with self.session.progress.stage(name, grid.n_blocks) as advance:
-            map_chunks(self.session.workers, op, voxels.sources, sink, grid, on_done=advance)
-        if self.settings.format == "mrc":
+            map_chunks(self.session.workers, op, [mask], sink, grid, on_done=advance)
+
+    def _export(self) -> None:
+        """Turn the volumes into files of the format that is asked for."""
+        for store in sorted(self.folder.glob("*.zarr")):
             reader = open_volume(store, spacing_required=False)
-            export_volume(reader, self.folder / f"{name}.mrc", overwrite=True)
-            sink.discard()
+            export_volume(reader, store.with_suffix(".mrc"), overwrite=True)
+            shutil.rmtree(store)
 
     def clean(self) -> None:
         """Remove what only the job itself needed."""
-        for name in ("nodes", "scratch"):
+        for name in ("nodes", "scratch", "chosen"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
 

@@ -16,15 +16,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from ..core.geometry import Grid
 from ..core.statistics import StatisticsReduction
 from ..engine import SpillFolder, StagedOutput, fingerprint, reduce_chunks, request_key
-from ..io.ome_zarr_write import create_ome_zarr
-from ..io.volumes import open_volume
-from ..labelling import SelectSettings
 from .chosen_model import choose_model
 from .pick_job import LabelledVoxels, PickJob, select_settings
 from .pick_regions import open_regions
@@ -32,11 +30,10 @@ from .predict_and_label import LabelledChannel, PredictAndLabel, SectionNodes
 from .segment_windows import choose_grid, joint_op, measured_op, open_tomogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from ..config import PickSettings, SegmentSettings
-    from ..core.statistics import VolumeStatistics
+    from ..core.statistics import StatisticsPartial
     from ..core.volume import VolumeReader, VolumeWriter
     from .chosen_model import ChosenModel
     from .pick_outputs import PickReport
@@ -90,7 +87,7 @@ def pick_predicted(
     """
     started = datetime.now(UTC)
     source = source.absolute()  # workers may run in another folder
-    models = {p.model: choose_model(p.model, session.device) for p in wanted.values()}
+    models = {p.model: choose_model(p.model) for p in wanted.values()}
     requests = {t: _request(session, source, p, models[p.model]) for t, p in wanted.items()}
     with ExitStack() as stack:
         staged = {
@@ -101,11 +98,11 @@ def pick_predicted(
         reader = open_tomogram(session, source, folder / "scratch", list(models.values()))
         jobs = {t: _open_job(session, staged[t].partial, reader, p) for t, p in wanted.items()}
         one_pass = _OnePass(session, folder / "pass", reader, models, list(wanted.values()))
-        voxels, root = one_pass.run(list(jobs.values()))
+        voxels, ranges = one_pass.run(list(jobs.values()))
         reports = {}
         for i, (target, job) in enumerate(jobs.items()):
             report = job.finish(
-                job.gather(voxels[i].nodes, *_found(root, i)),
+                job.gather(voxels[i], partial(StatisticsReduction().finalize, ranges[i])),
                 voxels[i],
                 request={**requests[target], "key": staged[target].key},
                 tomogram_name=tomogram_name,
@@ -118,11 +115,6 @@ def pick_predicted(
             job.clean()
             staged[target].commit()
     return reports
-
-
-def _found(root: PredictedNodes, i: int) -> tuple[int, Callable[[], VolumeStatistics]]:
-    """Return how many clusters a section has, and what says the range of its scores."""
-    return root.nodes[i].n_finished, partial(StatisticsReduction().finalize, root.ranges[i])
 
 
 def _inputs(
@@ -172,15 +164,17 @@ class _OnePass:
     models: Mapping[SegmentSettings, ChosenModel]
     sections: Sequence[PickSection]
 
-    def run(self, jobs: Sequence[PickJob]) -> tuple[list[LabelledVoxels], PredictedNodes]:
-        """Return where each section's voxels can be read again, and the root."""
+    def run(
+        self, jobs: Sequence[PickJob]
+    ) -> tuple[list[LabelledVoxels], tuple[StatisticsPartial, ...]]:
+        """Return what was labelled for each section, and the range of its scores."""
         shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
         (self.folder / "nodes").mkdir(parents=True)
         for job in jobs:
             job.make_scratch()
         session, shape = self.session, self.tomogram.header.shape
         stacks = [masks for job in jobs for masks in job.masks.stack]
-        writers = [self._mask_writer(i, job) for i, job in enumerate(jobs)]
+        writers = [job.mask_writer(self.folder / f"chosen{i}") for i, job in enumerate(jobs)]
         reduction = self._reduction(jobs, writers)
         grid = choose_grid(reduction, shape, session.chunks, session.workers.memory_bytes)
         reduction = replace(reduction, op=measured_op(session, self.tomogram, reduction.op, grid))
@@ -190,12 +184,13 @@ class _OnePass:
                 spill=SpillFolder(str(self.folder / "nodes")), on_done=advance,
             )  # fmt: skip
         blocks = Grid(shape, grid.write_shape)
-        return [self._voxels(i, writer, blocks) for i, writer in enumerate(writers)], root
-
-    def _mask_writer(self, i: int, job: PickJob) -> VolumeWriter:
-        header = replace(job.header, dtype="uint8")
-        store = self.folder / f"chosen{i}.zarr"
-        return create_ome_zarr(store, header, chunks=self.session.chunks, overwrite=True)
+        nodes = str(self.folder / "nodes")
+        return [
+            LabelledVoxels(
+                Path(writer.path), blocks, SectionNodes(nodes, section=i), root.nodes[i].n_finished
+            )
+            for i, writer in enumerate(writers)
+        ], root.ranges
 
     def _reduction(
         self, jobs: Sequence[PickJob], writers: Sequence[VolumeWriter]
@@ -211,11 +206,6 @@ class _OnePass:
             sections.append(LabelledChannel(channel, job.reduction(), place))
             n_sources += n_stacks
         return PredictAndLabel(op, tuple(sections), jobs[0].grid.write_shape, tuple(writers))
-
-    def _voxels(self, i: int, writer: VolumeWriter, blocks: Grid) -> LabelledVoxels:
-        reader = open_volume(writer.path, spacing_required=False)
-        nodes = SectionNodes(str(self.folder / "nodes"), section=i)
-        return LabelledVoxels((reader,), SelectSettings(label_value=1), blocks, nodes)
 
     def clean(self) -> None:
         """Remove the nodes and the chosen voxels."""

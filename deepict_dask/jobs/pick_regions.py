@@ -79,12 +79,6 @@ class RegionMasks:
         return sum(1 << number for number in self.of_mode("intersection"))
 
     @property
-    def intersecting(self) -> list[StackedMasks]:
-        """The masks of the bits of `intersect` alone, as one source."""
-        masks = tuple(self.known[number].reader for number in self.of_mode("intersection"))
-        return [StackedMasks(masks)] if masks else []
-
-    @property
     def nearness(self) -> list[Search]:
         """What colocalization looks for; DeePiCt's is no restriction where a region is empty."""
         return [

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError
-from .chosen_model import check_precision, is_2d
+from .chosen_model import check_precision, is_2d, is_unet3d
 from .segment_slices import segment_slices_volume
+from .segment_tiles import segment_tiles
 from .segment_windows import segment_compat, segment_together
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def segment_volume(
     z_sigma: float = 0.0,
     threshold: float | None = None,
 ) -> Path:
-    """Predict a score map with a 2D or a 3D network, exact to 1e-5 whatever the windows.
+    """Predict a score map with any network, exact to 1e-5 whatever the windows.
 
     Parameters
     ----------
@@ -71,7 +72,19 @@ def segment_volume(
         )
         return target
     _refuse_slice_options(settings, z_sigma, threshold)
-    if settings.compat is not None:
+    if not is_unet3d(settings.model):
+        if region is not None:
+            raise ConfigError(
+                f"{settings.model}: expected a model of DeePiCt with --region-mask, found another; "
+                "restrict the picks instead: deepict-dask pick --region-mask"
+            )
+        segment_tiles(session, source, target, settings)
+    elif settings.compat is not None:
+        if settings.compat != "deepict":
+            raise ConfigError(
+                f"{settings.model}: compat: expected deepict for this model, "
+                f"found {settings.compat}"
+            )
         segment_compat(session, source, target, settings, region)
     elif region is not None:
         raise ConfigError(

@@ -121,8 +121,8 @@ def segment_slices_volume(
     from ..models.registry import loaded_unet2d
 
     check_smoothing(z_sigma, threshold)
-    model = choose_model(settings, session.device)
-    loaded_unet2d(model.path, session.device)  # refuses a 3D model
+    model = choose_model(settings)
+    loaded_unet2d(model.path)  # refuses a 3D model
     # workers may run in another folder
     request = _Request(session, source.absolute(), settings, model, z_sigma, threshold)
     with volume_output(session, target, request.key) as output:

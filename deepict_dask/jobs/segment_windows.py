@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ..core.geometry import as_vec
+from ..core.geometry import Grid, as_vec
 from ..engine import check_budget, fingerprint, map_chunks, request_key, task_budget_bytes
 from ..engine.budget import BASELINE_TORCH_BYTES
 from ..engine.ledger import JointLedger
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..config import SegmentSettings
-    from ..core.geometry import Grid, Vec
+    from ..core.geometry import Vec
     from ..core.volume import VolumeReader
     from ..segmentation.deepict_compat import CompatSegmentOp
     from ..segmentation.joint import JointSegmentOp
@@ -66,7 +66,7 @@ def segment_together(
         As `segment_volume`.
     """
     source = source.absolute()  # workers may run in another folder
-    models = {target: choose_model(settings, session.device) for target, settings in wanted.items()}
+    models = {target: choose_model(settings) for target, settings in wanted.items()}
     with ExitStack() as stack:
         outputs = {
             target: stack.enter_context(
@@ -139,7 +139,7 @@ def segment_compat(
     """
     source = source.absolute()
     region = region and region.absolute()
-    model = choose_model(settings, session.device)
+    model = choose_model(settings)
     key = _request(session, source, settings, model, region)
     with volume_output(session, target, key) as output:
         reader = open_tomogram(session, source, output.scratch, [model], spacing_required=False)
@@ -198,8 +198,18 @@ def measured_op(
     VoxelValueError
         The tomogram has NaN or infinite voxels, or no contrast.
     """
+    return op.measured(*_measured(session, reader, blocks=_measured_at_once(grid)))
+
+
+def _measured_at_once(grid: Grid) -> Vec:
+    """Return the voxels whose statistics a task measures: four windows, or fewer of a few.
+
+    Statistics come before everything else: where one task would measure the whole tomogram, all
+    workers but one would wait.
+    """
     z, y, x = grid.write_shape
-    return op.measured(*_measured(session, reader, blocks=(z, 2 * y, 2 * x)))
+    several = ((z, 2 * y, 2 * x), (z, y, 2 * x))
+    return next((b for b in several if Grid(grid.shape, b).n_blocks > 1), grid.write_shape)
 
 
 def plan_compat(
@@ -219,7 +229,7 @@ def plan_compat(
     mask_shape = None if region is None else region.header.shape
     op = CompatSegmentOp(
         model.path, mean, std, shape, mask_shape, model.chosen,
-        settings.box_size, settings.overlap, device=session.device,
+        settings.box_size or CompatSegmentOp.box, settings.overlap, device=session.device,
     )  # fmt: skip
     inner = op.tiling.inner
     chunks = as_vec([inner * max(1, COMPAT_CHUNK // inner)] * 3)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..io.replace import replace_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["StageRecord"]
@@ -20,6 +21,8 @@ class StageRecord:
     ----------
     folder
         The tomogram's folder of results.
+    on_answer
+        Told the name of each output that is made or confirmed.
 
     Examples
     --------
@@ -29,8 +32,11 @@ class StageRecord:
     (False, None)
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, on_answer: Callable[[str], None] = lambda _output: None
+    ) -> None:
         self._folder = folder
+        self._on_answer = on_answer
         self._path = folder / "stages.json"
 
     def begin(self) -> None:
@@ -49,6 +55,10 @@ class StageRecord:
         """Say whether a finished output of this name answers the request."""
         return self._keys().get(output) == key and (self._folder / output).exists()
 
+    def confirm(self, output: str) -> None:
+        """Tell that an earlier output is whole and will not be made again."""
+        self._on_answer(output)
+
     def outputs(self) -> list[str]:
         """Return the names of the finished outputs that are there."""
         return [output for output in self._keys() if (self._folder / output).exists()]
@@ -57,3 +67,4 @@ class StageRecord:
         """Note that an output is finished; written in one step."""
         text = json.dumps({**self._keys(), output: key}, indent=2)
         replace_file(self._path, text + "\n")
+        self._on_answer(output)

@@ -6,17 +6,21 @@ or is streamed slab by slab into an MRC or TIFF file that does.
 
 from __future__ import annotations
 
+import logging
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, DeepictError
 from ..engine import StagedOutput
+from ..engine.content import note_whole
 from ..engine.staging import ZARR_MARKS
 from ..io.endings import kind_of
 from ..io.export import export_volume
 from ..io.ome_zarr_write import ZarrWriter, create_ome_zarr, resume_ome_zarr
 from ..io.volumes import open_volume
+from ..io.zarr_check import find_whole_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 __all__ = ["VolumeOutput", "volume_output"]
+
+log = logging.getLogger("deepict_dask")
 
 
 @dataclass(frozen=True)
@@ -50,25 +56,49 @@ class VolumeOutput:
 
     def sink(self, header: VolumeHeader, chunks: Vec, shards: Vec | None = None) -> ZarrWriter:
         """Return the writer of the store, made anew unless unfinished work is there."""
-        if self.staged.resumed and (self.store / "0" / "zarr.json").is_file():
+        if self.staged.resumed and _can_be_opened(self.store):
             return resume_ome_zarr(self.store, header, chunks=chunks, shards=shards)
         self.staged.forget_marks()
         return create_ome_zarr(self.store, header, chunks=chunks, shards=shards, overwrite=True)
 
     def ledger(self, grid: Grid) -> Ledger:
-        """Return the marks of the grid's finished blocks."""
-        return self.staged.open_ledger(grid)
+        """Return the marks of the grid's finished blocks: those that can be read now.
+
+        A mark follows its data, so after a crash the disk may lack marked data, and hold data of
+        which nobody told. Chunks of other blocks may differ in the last digit and are removed.
+        """
+        ledger = self.staged.open_ledger(grid)
+        if ledger.is_new:
+            shutil.rmtree(self.store / "0" / "c", ignore_errors=True)
+            return ledger
+        n_marked = ledger.n_finished
+        if n_lost := ledger.settle(find_whole_blocks(self.store, grid)):
+            log.warning(
+                "%s: %d of %d finished blocks are damaged or missing on the disk and are made "
+                "again", self.staged.path, n_lost, n_marked,
+            )  # fmt: skip
+        return ledger
 
     def finish(self) -> None:
         """Give the output its name."""
         target = self.staged.path
         if kind_of(target) == "zarr":
             self.staged.commit("volume.zarr")
+            note_whole(target)
             return
         made = self.staged.partial / f"volume{target.suffix}"
         source = open_volume(self.store, spacing_required=False)
         export_volume(source, made, dtype=self.dtype, overwrite=True)
         self.staged.commit(made.name)
+
+
+def _can_be_opened(store: Path) -> bool:
+    """Say whether a store of unfinished work is there and its metadata are whole."""
+    try:
+        open_volume(store, spacing_required=False)
+    except (DeepictError, OSError):
+        return False
+    return True
 
 
 @contextmanager

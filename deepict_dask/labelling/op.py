@@ -163,8 +163,6 @@ class RelabelOp(ChunkOp):
     connectivity: int = 26
     as_label_map: bool = False
     name: str = "segmentation"
-    region_bytes: int = 0
-    """As for `LabelReduction`."""
 
     @property
     def dtype(self) -> str:  # type: ignore[override]
@@ -173,8 +171,7 @@ class RelabelOp(ChunkOp):
 
     def apply(self, block: Block, *windows: Any) -> Array:
         """Return the kept voxels of one chunk."""
-        score, regions = windows[0], windows[1] if len(windows) > 1 else None
-        chosen = select_voxels(score, regions, block.write, self.shape, self.select)
+        chosen = select_voxels(windows[0], None, block.write, self.shape, self.select)
         labels, n = label_box(chosen, self.connectivity)
         names = first_voxels(labels, n, block.write, self.shape)
         for pairs in self.names.renames_above(block):
@@ -190,10 +187,10 @@ class RelabelOp(ChunkOp):
 
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes of labelling one chunk again and of the result, packed too."""
-        return relabel_bytes(window_shape, self.connectivity, self.dtype, self.region_bytes)
+        return relabel_bytes(window_shape, self.connectivity, self.dtype)
 
 
-def relabel_bytes(shape: Vec, connectivity: int, dtype: str, region_bytes: int = 0) -> int:
+def relabel_bytes(shape: Vec, connectivity: int, dtype: str) -> int:
     """Return the peak bytes of `RelabelOp` for a box, its result included.
 
     Examples
@@ -201,7 +198,7 @@ def relabel_bytes(shape: Vec, connectivity: int, dtype: str, region_bytes: int =
     >>> relabel_bytes((64, 64, 64), 26, "uint8") < relabel_bytes((64, 64, 64), 26, "int64")
     True
     """
-    per_voxel = _LABEL_BYTES_PER_VOXEL + region_bytes + 2 * np.dtype(dtype).itemsize
+    per_voxel = _LABEL_BYTES_PER_VOXEL + 2 * np.dtype(dtype).itemsize
     names = _NAME_BYTES * most_clusters(shape, connectivity)
     return per_voxel * math.prod(shape) + names + _PIECE_BYTES
 

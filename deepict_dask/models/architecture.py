@@ -1,16 +1,20 @@
 """Which network do these tensors belong to? Answered from their names and shapes alone.
 
-The first convolution's kernel has 5 axes in a 3D U-Net and 4 in a 2D one; its channels, the number
-of levels and the last convolution give the rest. What a file states of itself must agree.
+DeepFinder's and DeepETPicker's are known by the names of their last convolutions. Of DeePiCt's, the
+first convolution's kernel has 5 axes in a 3D U-Net and 4 in a 2D one. The channels of a few
+convolutions and the number of levels give the rest. What a file states of itself must agree.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from ..core.errors import ModelFileError
+from .deepetpicker import DeepETPicker, DeepETPickerSettings
+from .deepfinder import DeepFinder, DeepFinderSettings
 from .unet2d import UNet2D, UNet2DSettings
 from .unet3d import UNet3D, UNet3DSettings
 
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "NETWORKS",
     "Network",
     "NetworkKind",
     "NetworkSettings",
@@ -29,9 +34,19 @@ __all__ = [
 ]
 
 Shapes = dict[str, tuple[int, ...]]
-Network = UNet3D | UNet2D
-NetworkSettings = UNet3DSettings | UNet2DSettings
-NetworkKind = Literal["unet2d", "unet3d"]
+Network = UNet3D | UNet2D | DeepFinder | DeepETPicker
+NetworkSettings = UNet3DSettings | UNet2DSettings | DeepFinderSettings | DeepETPickerSettings
+NetworkKind = Literal["unet2d", "unet3d", "deepfinder", "deepetpicker"]
+
+NETWORKS: dict[str, tuple[str, type[Any], type[Any]]] = {
+    "unet2d": ("2D U-Net", UNet2DSettings, UNet2D),
+    "unet3d": ("3D U-Net", UNet3DSettings, UNet3D),
+    "deepfinder": ("DeepFinder network", DeepFinderSettings, DeepFinder),
+    "deepetpicker": ("DeepETPicker network", DeepETPickerSettings, DeepETPicker),
+}
+"""By the word that files and messages use: a name for people, its settings, its class."""
+NOT_IN_SHAPES = ("encoder_dropout", "decoder_dropout", "block_size", "pad_size")
+"""Settings that only the file can tell."""
 
 
 def kind_of(settings: NetworkSettings) -> NetworkKind:
@@ -42,7 +57,13 @@ def kind_of(settings: NetworkSettings) -> NetworkKind:
     >>> kind_of(UNet2DSettings())
     'unet2d'
     """
-    return "unet2d" if isinstance(settings, UNet2DSettings) else "unet3d"
+    kinds: dict[type[Any], NetworkKind] = {
+        UNet2DSettings: "unet2d",
+        UNet3DSettings: "unet3d",
+        DeepFinderSettings: "deepfinder",
+        DeepETPickerSettings: "deepetpicker",
+    }
+    return kinds[type(settings)]
 
 
 def inferred_settings(
@@ -55,15 +76,15 @@ def inferred_settings(
     shapes
         Of every tensor, by name.
     stated
-        Settings the file states, by the names of `UNet3DSettings` or `UNet2DSettings`; may be
-        empty or partial.
+        Settings the file states, by the names of the network's settings class; may be empty or
+        partial.
     kind
         The kind the file states, if it does.
 
     Raises
     ------
     ModelFileError
-        The tensors are not those of a U-Net, or not of the one that the file states.
+        The tensors are of no network known here, or not of the one that the file states.
 
     Examples
     --------
@@ -74,17 +95,16 @@ def inferred_settings(
     found, inferred = _inferred(shapes)
     for name, value in {"kind": found, **inferred}.items():
         says = kind if name == "kind" else stated.get(name)
+        says = tuple(says) if isinstance(says, list) else says  # JSON knows lists only
         if says is not None and says != value:
             raise ModelFileError(
                 f"the file says {name} = {says}, but its tensors have {value}; "
                 "the file is inconsistent, so train or export the model again"
             )
-    settings: NetworkSettings
-    if found == "unet2d":
-        settings = UNet2DSettings(**inferred)
-    else:
-        dropouts = {k: v for k, v in stated.items() if k.endswith("_dropout")}
-        settings = UNet3DSettings(**inferred, **dropouts)
+    settings_type = NETWORKS[found][1]
+    known = {field.name for field in fields(settings_type)}
+    told = {k: stated[k] for k in NOT_IN_SHAPES if k in stated and k in known}
+    settings: NetworkSettings = settings_type(**inferred, **told)
     _check_shapes(shapes, settings)
     return settings
 
@@ -117,17 +137,36 @@ def is_trainable(name: str) -> bool:
 
 def _inferred(shapes: Shapes) -> tuple[NetworkKind, dict[str, Any]]:
     """Read kind, depth, channels, classes and normalisation off the tensor names and shapes."""
+    if "join_high.0.weight" in shapes and "out_conv.weight" in shapes:
+        return "deepfinder", _inferred_deepfinder(shapes)
+    if "final_conv.weight" in shapes and "encoders.0.basic_module.conv1.conv.weight" in shapes:
+        return "deepetpicker", _inferred_deepetpicker(shapes)
     first, last = shapes.get("encoder.0.0.weight", ()), shapes.get("out_conv.weight", ())
     if len(first) not in {4, 5} or len(last) != len(first):
         raise ModelFileError(
             "expected the tensors of a 3D U-Net or a 2D U-Net (encoder.0.0.weight, "
-            f"out_conv.weight), found {', '.join(sorted(shapes)[:4]) or 'none'}"
+            "out_conv.weight), of DeepFinder's or of DeepETPicker's network, "
+            f"found {', '.join(sorted(shapes)[:4]) or 'none'}"
         )
     levels = {name.split(".")[1] for name in shapes if name.startswith("encoder.")}
     inferred = {"depth": len(levels), "initial_features": first[0], "n_classes": last[0]}
     if len(first) == 4:
         return "unet2d", inferred
     return "unet3d", {**inferred, "batch_norm": "encoder.0.2.running_mean" in shapes}
+
+
+def _inferred_deepfinder(shapes: Shapes) -> dict[str, Any]:
+    """Read channels and classes off the shapes of DeepFinder's network."""
+    levels = tuple(shapes.get(f"{name}.0.weight", (0,))[0] for name in ("high", "mid", "low"))
+    return {"n_classes": shapes["out_conv.weight"][0], "features": levels}
+
+
+def _inferred_deepetpicker(shapes: Shapes) -> dict[str, Any]:
+    """Read channels and classes off the shapes of DeepETPicker's network."""
+    last = "basic_module.conv3.conv.weight"
+    levels = sum(n.startswith("encoders.") and n.endswith(last) for n in shapes)
+    features = tuple(shapes.get(f"encoders.{i}.{last}", (0,))[0] for i in range(levels))
+    return {"n_classes": shapes["final_conv.weight"][0], "features": features}
 
 
 def _check_shapes(found: Shapes, settings: NetworkSettings) -> None:
@@ -143,21 +182,20 @@ def _check_shapes(found: Shapes, settings: NetworkSettings) -> None:
         if name in found and found[name] != shape
     ]
     if problems:
-        which = "2D" if kind_of(settings) == "unet2d" else "3D"
+        which = NETWORKS[kind_of(settings)][0]
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ModelFileError(f"not the tensors of a {which} U-Net: {'; '.join(problems[:3])}{more}")
+        raise ModelFileError(f"not the tensors of a {which}: {'; '.join(problems[:3])}{more}")
 
 
 def _state_shapes(settings: NetworkSettings) -> Shapes:
     """Return the name and shape of every tensor, without allocating them."""
-    if isinstance(settings, UNet2DSettings):
-        return dict(UNet2D.state_shapes(settings))
-    return dict(UNet3D.state_shapes(settings))
+    return dict(NETWORKS[kind_of(settings)][2].state_shapes(settings))
 
 
 def _empty(settings: NetworkSettings) -> Network:
     """Return a network with some weights."""
-    return UNet2D(settings) if isinstance(settings, UNet2DSettings) else UNet3D(settings)
+    network: Network = NETWORKS[kind_of(settings)][2](settings)
+    return network
 
 
 def _counters(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:

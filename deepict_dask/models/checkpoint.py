@@ -5,9 +5,9 @@
 3. Infer the architecture from the shapes; where the file states it too, the two must agree.
 4. Build the weights, once, into a network in eval mode.
 
-Three formats are read (see `model_file`): DeePiCt's ``.pth`` (3D), of which nothing is run, its
-Keras ``.h5`` (2D), and our own ``.safetensors`` (both), whose metadata hold one JSON text under the
-key ``deepict_dask``.
+These formats are read (see `model_file`): DeePiCt's ``.pth`` (3D) and DeepETPicker's ``.ckpt``, of
+which nothing is run, the Keras ``.h5`` of DeePiCt (2D) and of DeepFinder, and our own
+``.safetensors`` (all networks), whose metadata hold one JSON text under the key ``deepict_dask``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class LoadedModel:
 
     @property
     def kind(self) -> NetworkKind:
-        """Say whether it segments volumes or single slices."""
+        """Say which network it is, and so whether it segments volumes or single slices."""
         return kind_of(self.settings)
 
 
@@ -77,7 +77,7 @@ class ModelInfo:
 
     @property
     def kind(self) -> NetworkKind:
-        """Say whether it segments volumes or single slices."""
+        """Say which network it is, and so whether it segments volumes or single slices."""
         return kind_of(self.settings)
 
 
@@ -87,7 +87,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> LoadedModel:
     Parameters
     ----------
     path
-        A DeePiCt ``.pth`` (3D) or ``.h5`` (2D), or a ``.safetensors`` file of `save_model`.
+        A DeePiCt ``.pth`` (3D) or ``.h5`` (2D), a DeepFinder ``.h5``, a DeepETPicker ``.ckpt``, or
+        a ``.safetensors`` file of `save_model`.
 
     Returns
     -------
@@ -97,7 +98,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> LoadedModel:
     Raises
     ------
     ModelFileError
-        The file is of another kind, damaged, names code to run, or its tensors do not fit a U-Net.
+        The file is of another kind, damaged, names code to run, or its tensors fit no network.
 
     Examples
     --------
@@ -167,7 +168,7 @@ def save_model(
     path
         The file; replaced whole or not at all.
     network
-        Any `UNet3D` or `UNet2D`.
+        Any of `architecture.NETWORKS`.
     class_names
         One name per output channel, in channel order.
     voxel_spacing_angstrom

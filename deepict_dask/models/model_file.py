@@ -1,7 +1,8 @@
 """What a model file says, before any weights are built.
 
-DeePiCt's ``.pth`` is read without running anything in it (see `torch_file`), the ``.h5`` of its 2D
-network without Keras (see `keras_file`); our ``.safetensors`` carries one JSON text under the
+DeePiCt's ``.pth`` and DeepETPicker's ``.ckpt`` are read without running anything in them (see
+`torch_file`), the ``.h5`` of DeePiCt's 2D network and of DeepFinder without Keras (see
+`keras_layers`); our ``.safetensors`` carries one JSON text under the
 metadata key ``deepict_dask``. Other kinds of file are refused with what they look like.
 """
 
@@ -16,9 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
 from ..core.errors import ModelFileError
+from .architecture import NETWORKS
+from .deepfinder_keras import has_3d_convolutions, read_deepfinder_file
 from .file_kinds import HDF5, PICKLE, SAFETENSORS, file_kind
 from .keras_file import read_keras_file
-from .torch_file import Descriptor, TensorPlan, read_torch_file
+from .torch_file import Arguments, Descriptor, TensorPlan, read_torch_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from .architecture import Shapes
+    from .torch_file import TorchFile
 
 __all__ = ["METADATA_KEY", "ModelFile", "understand"]
 
@@ -38,14 +42,13 @@ class ModelFile:
 
     shapes: Shapes
     stated: dict[str, Any]
-    """Settings the file states, by the names of `UNet3DSettings` or `UNet2DSettings`; may be empty
-    or partial."""
+    """Settings the file states, by the names of its network's settings; may be empty or partial."""
     class_names: tuple[str, ...] | None
     voxel_spacing_angstrom: float | None
     card: dict[str, Any]
     weights: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
     kind: str | None = None
-    """"unet2d" or "unet3d" where the file states it."""
+    """One of `architecture.NETWORKS` where the file states it."""
 
 
 def understand(data: bytes) -> ModelFile:
@@ -58,13 +61,15 @@ def understand(data: bytes) -> ModelFile:
     if kind == HDF5:
         return _from_keras(data)
     raise ModelFileError(
-        "expected a model (DeePiCt .pth or .h5, or deepict_dask .safetensors), but this looks like "
-        f"{kind}"
+        "expected a model (DeePiCt .pth or .h5, DeepFinder .h5, DeepETPicker .ckpt, or "
+        f"deepict_dask .safetensors), but this looks like {kind}"
     )
 
 
 def _from_keras(data: bytes) -> ModelFile:
-    """Read DeePiCt's 2D network."""
+    """Read DeePiCt's 2D network, or DeepFinder's."""
+    if has_3d_convolutions(data):
+        return _from_deepfinder(data)
     file = read_keras_file(data)
     return ModelFile(
         shapes=file.shapes,
@@ -77,13 +82,39 @@ def _from_keras(data: bytes) -> ModelFile:
     )
 
 
+def _from_deepfinder(data: bytes) -> ModelFile:
+    """Read DeepFinder's network."""
+    file = read_deepfinder_file(data)
+    return ModelFile(
+        shapes=file.shapes,
+        stated={},
+        class_names=class_names_behind_background(file.settings.n_classes),
+        voxel_spacing_angstrom=None,
+        card=file.card,
+        weights=file.weights,
+        kind="deepfinder",
+    )
+
+
+def class_names_behind_background(n_channels: int) -> tuple[str, ...]:
+    """Return names for the channels of a softmax, the first of which is the background.
+
+    Examples
+    --------
+    >>> class_names_behind_background(3)
+    ('background', 'class_1', 'class_2')
+    """
+    return ("background", *(f"class_{number}" for number in range(1, n_channels)))
+
+
 def _from_pickle(data: bytes) -> ModelFile:
-    """Read DeePiCt's checkpoint, or a bare state dict."""
+    """Read DeePiCt's checkpoint, DeepETPicker's, or a bare state dict."""
     file = read_torch_file(data)
     content = file.content if isinstance(file.content, dict) else {}
-    state = content.get("model_state_dict", content)
+    state = content.get("model_state_dict", content.get("state_dict", content))
+    prefix = "model." if "hyper_parameters" in content else "module."
     plans = {
-        name.removeprefix("module."): value
+        name.removeprefix(prefix): value
         for name, value in (state.items() if isinstance(state, dict) else ())
         if isinstance(name, str) and isinstance(value, TensorPlan)
     }
@@ -92,6 +123,8 @@ def _from_pickle(data: bytes) -> ModelFile:
             "expected a checkpoint with model_state_dict, found "
             + (f"the keys {sorted(map(str, content))}" if content else type(file.content).__name__)
         )
+    if "hyper_parameters" in content:
+        return _from_lightning(file, content, plans)
     fields = _descriptor_fields(content.get("model_descriptor"))
     return ModelFile(
         shapes={name: plan.shape for name, plan in plans.items()},
@@ -101,6 +134,43 @@ def _from_pickle(data: bytes) -> ModelFile:
         card={**fields, **_plain({k: content.get(k) for k in ("epoch", "loss")}, rename="final_")},
         weights=lambda: {name: file.tensor(plan) for name, plan in plans.items()},
     )
+
+
+def _from_lightning(
+    file: TorchFile, content: Mapping[str, Any], plans: Mapping[str, TensorPlan]
+) -> ModelFile:
+    """Read DeepETPicker's checkpoint, whose arguments say what tiles it was made for."""
+    shapes = {name: plan.shape for name, plan in plans.items()}
+    parameters = content["hyper_parameters"]
+    found = parameters.get("args") if isinstance(parameters, dict) else None
+    arguments = _plain(vars(found)) if isinstance(found, Arguments) else {}
+    _check_arguments(arguments)
+    tiles = {
+        k: arguments[k] for k in ("block_size", "pad_size") if isinstance(arguments.get(k), int)
+    }
+    n_classes = shapes.get("final_conv.weight", (1,))[0]
+    version = {"lightning_version": content.get("pytorch-lightning_version")}
+    told = {"epoch": content.get("epoch"), "dataset": arguments.get("dset_name")}
+    return ModelFile(
+        shapes=shapes,
+        stated=tiles,
+        class_names=class_names_behind_background(n_classes) if n_classes > 1 else None,
+        voxel_spacing_angstrom=None,
+        card=_plain({**told, **version}),
+        weights=lambda: {name: file.tensor(plan) for name, plan in plans.items()},
+        kind="deepetpicker",
+    )
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse variants of the network that have the same tensors, or other layers."""
+    expected = {"norm": "bn", "act": "relu", "use_IP": True, "use_coord": True, "use_aspp": False}
+    for name, value in expected.items():
+        if arguments.get(name, value) != value:
+            raise ModelFileError(
+                f"DeepETPicker: expected {name} = {value}, as its own programs set it, "
+                f"found {arguments[name]}"
+            )
 
 
 def _descriptor_fields(descriptor: object) -> dict[str, Any]:
@@ -143,8 +213,9 @@ def _from_safetensors(data: bytes) -> ModelFile:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
         about = json.loads(header.pop("__metadata__", {}).get(METADATA_KEY, "{}"))
-        if about.get("kind") not in {None, "unet2d", "unet3d"}:
-            raise ModelFileError(f"expected kind unet2d or unet3d, found {about['kind']!r}")
+        if about.get("kind") not in {None, *NETWORKS}:
+            kinds = " or ".join(NETWORKS)
+            raise ModelFileError(f"expected kind {kinds}, found {about['kind']!r}")
         shapes = {name.removeprefix("module."): tuple(t["shape"]) for name, t in header.items()}
         spacing = about.get("voxel_spacing_angstrom")
         return ModelFile(

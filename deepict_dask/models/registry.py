@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..core.errors import DeviceError, ModelFileError
+from .architecture import kind_of
 from .checkpoint import load_checkpoint
+from .deepetpicker import DeepETPicker
+from .deepfinder import DeepFinder
+from .deepfinder_inference import InferenceDeepFinder
 from .inference import InferenceUNet3D
 from .inference2d import InferenceUNet2D
 from .unet2d import UNet2D
@@ -24,8 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bundled_models",
+    "inference_deepfinder",
     "inference_network",
     "inference_network_2d",
+    "loaded_deepetpicker",
+    "loaded_deepfinder",
     "loaded_model",
     "loaded_unet2d",
     "loaded_unet3d",
@@ -76,7 +83,7 @@ def loaded_unet3d(path: str | os.PathLike[str], device: str = "cpu") -> UNet3D:
     """
     network = loaded_model(path, device).network
     if not isinstance(network, UNet3D):
-        raise ModelFileError(_wrong_kind(path, "3D", "2D", network))
+        raise ModelFileError(_wrong_kind(path, "3D", network))
     return network
 
 
@@ -90,7 +97,35 @@ def loaded_unet2d(path: str | os.PathLike[str], device: str = "cpu") -> UNet2D:
     """
     network = loaded_model(path, device).network
     if not isinstance(network, UNet2D):
-        raise ModelFileError(_wrong_kind(path, "2D", "3D", network))
+        raise ModelFileError(_wrong_kind(path, "2D", network))
+    return network
+
+
+def loaded_deepfinder(path: str | os.PathLike[str], device: str = "cpu") -> DeepFinder:
+    """Return DeepFinder's network; cached as `loaded_model`.
+
+    Raises
+    ------
+    ModelFileError
+        As `loaded_model`, and where the model is another one.
+    """
+    network = loaded_model(path, device).network
+    if not isinstance(network, DeepFinder):
+        raise ModelFileError(_wrong_kind(path, "DeepFinder", network))
+    return network
+
+
+def loaded_deepetpicker(path: str | os.PathLike[str], device: str = "cpu") -> DeepETPicker:
+    """Return DeepETPicker's network; cached as `loaded_model`.
+
+    Raises
+    ------
+    ModelFileError
+        As `loaded_model`, and where the model is another one.
+    """
+    network = loaded_model(path, device).network
+    if not isinstance(network, DeepETPicker):
+        raise ModelFileError(_wrong_kind(path, "DeepETPicker", network))
     return network
 
 
@@ -104,6 +139,11 @@ def inference_network(
 def inference_network_2d(path: str | os.PathLike[str], device: str = "cpu") -> InferenceUNet2D:
     """Return a 2D model's network, arranged for prediction; cached as `loaded_model`."""
     return _arrange_2d(_state(path), device)
+
+
+def inference_deepfinder(path: str | os.PathLike[str], device: str = "cpu") -> InferenceDeepFinder:
+    """Return DeepFinder's network, arranged for prediction; cached as `loaded_model`."""
+    return _arrange_deepfinder(_state(path), device)
 
 
 def bundled_models() -> dict[str, Path]:
@@ -169,7 +209,15 @@ def _arrange_2d(state: _FileState, device: str) -> InferenceUNet2D:
     return InferenceUNet2D(loaded_unet2d(state.path, device))
 
 
-def _wrong_kind(path: str | os.PathLike[str], expected: str, found: str, network: Network) -> str:
+@lru_cache(maxsize=MODELS_KEPT)
+def _arrange_deepfinder(state: _FileState, device: str) -> InferenceDeepFinder:
+    return InferenceDeepFinder(loaded_deepfinder(state.path, device))
+
+
+def _wrong_kind(path: str | os.PathLike[str], expected: str, network: Network) -> str:
+    found = {"unet2d": "2D", "unet3d": "3D", "deepfinder": "DeepFinder"}.get(
+        kind_of(network.settings), "DeepETPicker"
+    )
     return (
         f"{path}: expected a {expected} model, found a {found} one (depth "
         f"{network.settings.depth}, {network.settings.initial_features} features)"

@@ -28,7 +28,7 @@ from ..core.errors import ModelFileError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LEGACY_START", "Descriptor", "TensorPlan", "TorchFile", "read_torch_file"]
+__all__ = ["LEGACY_START", "Arguments", "Descriptor", "TensorPlan", "TorchFile", "read_torch_file"]
 
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled magic number that opens a PyTorch file written before 1.6."""
@@ -53,8 +53,10 @@ IGNORED_NAMES = {
     ("numpy._core.multiarray", "scalar"),
     ("pathlib", "PosixPath"),
     ("pathlib", "WindowsPath"),
+    ("pytorch_lightning.callbacks.early_stopping", "EarlyStopping"),
+    ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
 }
-"""Names that checkpoints use for losses and paths, which no one here needs."""
+"""Names that checkpoints use for losses, paths and callbacks, which no one here needs."""
 
 DAMAGE = (
     pickle.UnpicklingError,
@@ -71,6 +73,10 @@ DAMAGE = (
 
 class Descriptor:
     """Stands in for DeePiCt's ``ModelDescriptor``: its fields arrive in ``__dict__``."""
+
+
+class Arguments(Descriptor):
+    """Stands in for ``argparse.Namespace``, in which Lightning keeps a program's arguments."""
 
 
 class Ignored:
@@ -144,6 +150,7 @@ class _NoteTaker(pickle.Unpickler):
         self.stand_ins: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): type("OrderedDict", (OrderedDict,), {}),
             ("constants.statistics", "ModelDescriptor"): type("Fields", (Descriptor,), {}),
+            ("argparse", "Namespace"): type("Fields", (Arguments,), {}),
             ("torch._utils", "_rebuild_tensor"): _planned,
             ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _planned(*args[:4]),
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,

@@ -1,0 +1,127 @@
+"""DeepFinder's network over a volume of any size, window by window, exactly.
+
+What the exact result is, and why windows give the same numbers to 1e-5: see `windows`. The
+published program averages overlapping patches instead: see `deepfinder_compat`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..core.geometry import as_vec, ceil_to
+from ..core.ops import ChunkOp
+from ..models.deepfinder_inference import deepfinder_bytes
+from ..models.registry import inference_deepfinder, loaded_deepfinder
+from .windows import FIXED_BYTES, chosen_class, normalise, pad_far_end, write_box
+
+if TYPE_CHECKING:
+    from ..core.geometry import Block, Box, Grid, Vec
+    from ..models.deepfinder import DeepFinderSettings
+    from ..models.deepfinder_inference import InferenceDeepFinder
+
+__all__ = ["DeepFinderOp", "predicted"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class DeepFinderOp(ChunkOp):
+    """DeepFinder's scores of a tomogram.
+
+    The one source is the tomogram. The result is float32: zyx for one class, czyx for all, the
+    background first.
+
+    Examples
+    --------
+    >>> op = DeepFinderOp("net_weights_FINAL.h5", mean=0.0, std=1.0)
+    >>> op.name, op.dtype
+    ('segment', 'float32')
+    """
+
+    model_path: str
+    mean: float
+    """Of the whole tomogram."""
+    std: float
+    """Of the whole tomogram."""
+    class_index: int | None = None
+    """Channel to return; all of them for None."""
+    device: str = "cpu"
+    name: str = "segment"
+    dtype: str = "float32"
+
+    @property
+    def settings(self) -> DeepFinderSettings:
+        """The network's architecture; loads the model on first use."""
+        return loaded_deepfinder(self.model_path).settings
+
+    @property
+    def halo(self) -> Vec:
+        """Voxels a window needs on every side, derived from the network."""
+        return as_vec(self.settings.halo)
+
+    @property
+    def align(self) -> int:
+        """Windows start on multiples of this."""
+        return self.settings.align
+
+    @property
+    def n_classes(self) -> int:
+        """Channels of the result."""
+        return self.settings.n_classes if self.class_index is None else 1
+
+    def measured(self, mean: float, std: float) -> DeepFinderOp:
+        """Return the same for a tomogram of this mean and standard deviation."""
+        return replace(self, mean=mean, std=std)
+
+    def apply(self, block: Block, *windows: Any) -> Array:
+        """Return the scores over ``block.read``; outside ``block.write`` there are zeros."""
+        window = pad_far_end(normalise(windows[0], self.mean, self.std), self.align)
+        # pages of zeros that nothing is written to take no memory
+        scores = np.zeros((self.settings.n_classes, *block.read.shape), dtype=np.float32)
+        wanted = write_box(block)
+        network = inference_deepfinder(self.model_path, self.device)
+        scores[(..., *wanted.slices)] = predicted(network, window, wanted)
+        return chosen_class(scores, self.class_index)
+
+    def bytes_needed(self, window_shape: Vec) -> int:
+        """Return the peak bytes of one window: as read, normalised, padded, scores, network."""
+        padded = as_vec([ceil_to(size, self.align) for size in window_shape])
+        arrays = 2 + (padded != window_shape) + 2 * self.settings.n_classes
+        return 4 * math.prod(padded) * arrays + deepfinder_bytes(self.settings, window_shape)
+
+    def bytes_of(self, grid: Grid) -> int:
+        """Return the peak bytes of one window of a grid."""
+        return self.bytes_needed(grid.window_shape)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Resident bytes of a process before its first window: torch, and this model's weights."""
+        network = loaded_deepfinder(self.model_path)
+        return FIXED_BYTES + 3 * sum(4 * p.numel() for p in network.parameters())
+
+
+def predicted(network: InferenceDeepFinder, window: Array, wanted: Box) -> Array:
+    """Return the scores of a box of one normalised window.
+
+    Parameters
+    ----------
+    network
+        Arranged for prediction.
+    window
+        float32 zyx; each axis a multiple of four.
+    wanted
+        Voxels of the window.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 czyx, 0..1, of the box.
+    """
+    on_device = torch.from_numpy(np.ascontiguousarray(window)).to(network.device)
+    scores: Array = network.scores(on_device, wanted).cpu().numpy()
+    return scores

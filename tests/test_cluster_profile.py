@@ -1,0 +1,390 @@
+"""Profiles of batch systems: what their jobs ask for, how lost ones are told, errors by name."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from deepict_dask.config import load_run_config
+from deepict_dask.config.profile import ClusterProfile, load_profile
+from deepict_dask.core.errors import BudgetError, ClusterError, ConfigError
+from deepict_dask.engine import ClusterSettings, Workers, batch_systems, connect
+from deepict_dask.engine.batch_systems import BATCH_SYSTEMS, BatchSystem, make_job, worker_bytes
+from deepict_dask.engine.cluster import plan_workers
+from deepict_dask.engine.job_pool import JobPool
+from deepict_dask.segmentation.joint import JointSegmentOp
+from deepict_dask.segmentation.windows import SegmentOp
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+SCHEDULER = "tcp://10.0.0.1:8786"
+LEAST = {"memory_per_job": "8GiB", "walltime": "02:00:00"}
+EVERYTHING = LEAST | {
+    "queue": "long", "account": "em42", "workers_per_job": 4, "cores_per_job": 6,
+    "gpus_per_job": 1, "gpu_type": "a100", "interface": "ib0", "local_directory": "$TMPDIR",
+    "modules": ("cuda/12",), "prologue": ("ulimit -n 4096",), "environment": {"WHERE": "a b"},
+    "python": "/opt/python",
+}  # fmt: skip
+DIRECTIVES = {
+    "slurm": [
+        "#SBATCH -p long", "#SBATCH -A em42", "#SBATCH --cpus-per-task=6", "#SBATCH --mem=8192M",
+        "#SBATCH -t 02:00:00", "#SBATCH --gres=gpu:a100:1", "#SBATCH --no-requeue",
+    ],
+    "pbs": [
+        "#PBS -q long", "#PBS -A em42", "#PBS -r n", "#PBS -l walltime=02:00:00",
+        "#PBS -l select=1:ncpus=6:mem=8192mb:ngpus=1:gpu_type=a100",
+    ],
+    "lsf": [
+        "#BSUB -q long", '#BSUB -P "em42"', "#BSUB -n 6", "#BSUB -M 8589935", "#BSUB -W 02:00",
+        '#BSUB -gpu "num=1:gmodel=a100"', "#BSUB -rn",
+    ],
+    "sge": [
+        "#$ -q long", "#$ -P em42", "#$ -l h_vmem=2G,gpu=1", "#$ -l h_rt=02:00:00",
+        "#$ -pe smp 6", "#$ -r n",
+    ],
+}  # fmt: skip
+ONLY_SGE = {"resource_spec": "h_vmem=2G,gpu=1", "directives": ("-pe smp 6",)}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def script_of(system, **keys):
+    return make_job(BATCH_SYSTEMS[system], ClusterProfile(**keys), SCHEDULER, "w0").job_script()
+
+
+def option(script, name):
+    """Return what follows an option of the workers' command."""
+    words = shlex.split(script.strip().splitlines()[-1])
+    return words[words.index(name) + 1]
+
+
+@pytest.mark.parametrize("system", BATCH_SYSTEMS)
+def test_a_job_asks_for_all_that_the_profile_says(system):
+    script = script_of(system, **EVERYTHING | (ONLY_SGE if system == "sge" else {}))
+    lines = script.splitlines()
+    for line in DIRECTIVES[system]:
+        assert line in lines
+    assert lines.index("module load cuda/12") < lines.index("ulimit -n 4096")
+    assert "export WHERE='a b'" in lines
+    assert lines[-1].startswith(f"/opt/python -m distributed.cli.dask_worker {SCHEDULER} ")
+
+
+@pytest.mark.parametrize("system", BATCH_SYSTEMS)
+def test_workers_have_one_thread_share_the_memory_and_leave_in_time(system):
+    script = script_of(system, **EVERYTHING | (ONLY_SGE if system == "sge" else {}))
+    assert option(script, "--nthreads") == "1"
+    assert option(script, "--nworkers") == "4"
+    # 8 GiB less 160 MiB of the nanny, by four
+    assert option(script, "--memory-limit") == "1.96GiB"
+    lifetime, stagger = option(script, "--lifetime"), option(script, "--lifetime-stagger")
+    assert (lifetime, stagger) == ("6480s", "360s")
+    assert int(lifetime[:-1]) + int(stagger[:-1]) < 2 * 3600
+    assert option(script, "--interface") == "ib0"
+    assert option(script, "--local-directory") == "$TMPDIR"
+    assert option(script, "--resources") == "GPU=1"
+
+
+@pytest.mark.parametrize("system", ["slurm", "pbs", "lsf"])
+def test_jobs_set_up_their_workers_as_local_ones_are(system):
+    script = script_of(system, **LEAST)
+    for line in (
+        "export OMP_NUM_THREADS=1",
+        "export ZARR_ASYNC__CONCURRENCY=1",
+        "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False",
+        "export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False",
+        "export DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE=False",
+    ):
+        assert line in script.splitlines()
+
+
+def test_dask_reads_these_variables_as_the_settings_they_are_made_of():
+    import dask
+
+    read = dask.config.collect_env(batch_systems.job_environment())
+    with dask.config.set(read):
+        assert dask.config.get("distributed.worker.profile.enabled") is False
+        assert dask.config.get("distributed.worker.memory.spill") is False
+        assert dask.config.get("distributed.worker.memory.terminate") == 0.95
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.glob("*.yaml")), ids=lambda path: path.name)
+def test_each_profile_in_deploy_gives_a_job_of_its_size(path):
+    system = path.name.split("-")[0]
+    for profile in load_profile(path).values():
+        script = make_job(BATCH_SYSTEMS[system], profile, SCHEDULER, "w0").job_script()
+        gib = int(profile.memory_per_job.removesuffix("GiB"))
+        asked = {
+            "slurm": (f"--mem={gib * 1024}M", f"--cpus-per-task={profile.cores}"),
+            "pbs": (f"mem={gib * 1024}mb", f"ncpus={profile.cores}"),
+        }
+        for words in (*asked[system], f"{profile.queue}\n", "04:00:00"):
+            assert words in script
+        assert ("gpu" in script) == (profile.gpus_per_job == 1)
+        assert worker_bytes(profile) >= 2 << 30
+
+
+def test_deploy_has_profiles_of_two_systems_and_one_with_two_groups():
+    groups = {path.name: [*load_profile(path)] for path in DEPLOY.glob("*.yaml")}
+    assert groups == {
+        "slurm-cpu.yaml": ["worker"], "slurm-gpu.yaml": ["gpu", "cpu"], "pbs-cpu.yaml": ["worker"],
+    }  # fmt: skip
+
+
+def test_the_drivers_script_is_one_that_bash_can_read():
+    import subprocess
+
+    checked = subprocess.run(["bash", "-n", DEPLOY / "driver.sbatch"], capture_output=True)
+    assert checked.returncode == 0, checked.stderr
+
+
+BAD = {
+    "a misspelt key": ("walltme: 1:00:00", "walltme: unknown key (known keys: queue"),
+    "no memory": ("walltime: '01:00:00'", "memory_per_job: is required"),
+    "a size without unit": ("memory_per_job: 8\nwalltime: '01:00:00'", "memory_per_job: "),
+    "a time in words": ("memory_per_job: 8GiB\nwalltime: two hours", "expected a time such as"),
+    "no time to leave": ("memory_per_job: 8GiB\nwalltime: 00:01:00", "walltime: expected time"),
+    "fewer cores than workers": (
+        "memory_per_job: 8GiB\nwalltime: 1:00:00\nworkers_per_job: 4\ncores_per_job: 2",
+        "cores_per_job: expected at least 4",
+    ),
+    "four GPUs": ("memory_per_job: 8GiB\nwalltime: 1:00:00\ngpus_per_job: 4", "more jobs of one"),
+    "a group that is no name": ("groups: {a-b: {}}", "groups: expected names of letters"),
+    "a misspelt key of a group": ("groups: {gpu: {jbs: 1}}", "groups.gpu: "),
+    "a driver for each group": ("groups: {gpu: {wait_s: 1}}", "there is one driver"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BAD.values(), ids=BAD)
+def test_what_a_profile_cannot_mean_is_named_with_the_file(text, said, tmp_path):
+    path = tmp_path / "slurm.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught, connect(ClusterSettings(kind=f"slurm:{path}")):
+        pytest.fail("there is no such profile")
+    assert str(caught.value).startswith(str(path))
+    assert said in str(caught.value)
+
+
+def test_a_profile_that_is_not_there_is_named(tmp_path):
+    kind = f"pbs:{tmp_path}/nowhere.yaml"
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"), connect(ClusterSettings(kind=kind)):
+        pytest.fail("there is no such profile")
+
+
+def test_yaml_times_without_quotes_are_times():
+    assert ClusterProfile(memory_per_job="8GiB", walltime=43200).walltime == "12:00:00"
+    assert ClusterProfile(memory_per_job="8GiB", walltime="2-12:00:00").walltime == "60:00:00"
+
+
+def test_workers_that_could_not_even_start_are_refused():
+    with pytest.raises(BudgetError, match="fewer workers_per_job"):
+        worker_bytes(ClusterProfile(**LEAST, workers_per_job=100))
+
+
+def test_grid_engine_is_told_how_its_site_names_memory_and_cores():
+    with pytest.raises(ConfigError, match="resource_spec: is required for sge"):
+        script_of("sge", **LEAST)
+    with pytest.raises(ConfigError, match="-pe smp 2"):
+        script_of("sge", **LEAST, workers_per_job=2, resource_spec="h_vmem=4G")
+
+
+def test_a_missing_dask_jobqueue_is_named_with_what_installs_it(monkeypatch):
+    monkeypatch.setattr(batch_systems.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ClusterError, match=re.escape("pip install 'deepict-dask[hpc]'")):
+        script_of("slurm", **LEAST)
+
+
+def test_an_unknown_system_is_refused_with_the_known_ones():
+    with (
+        pytest.raises(ClusterError, match=r"slurm, pbs, lsf, sge.*'torque:p\.yaml'"),
+        connect(ClusterSettings(kind="torque:p.yaml")),
+    ):
+        pytest.fail("there is no such system")
+
+
+def test_a_scheduler_file_that_is_not_there_is_named(tmp_path):
+    kind = f"scheduler-file:{tmp_path}/none.json"
+    with (
+        pytest.raises(ClusterError, match="dask scheduler --scheduler-file"),
+        connect(ClusterSettings(kind=kind)),
+    ):
+        pytest.fail("there is no scheduler")
+
+
+def test_a_scheduler_file_leads_to_its_workers(tmp_path):
+    import json
+
+    from distributed import LocalCluster
+
+    options = {"n_workers": 1, "processes": False, "dashboard_address": None}
+    with LocalCluster(**options) as cluster:
+        path = tmp_path / "scheduler.json"
+        path.write_text(json.dumps({"address": cluster.scheduler_address}))
+        with connect(ClusterSettings(kind=f"scheduler-file:{path}")) as workers:
+            assert workers.client.submit(sum, [1, 2]).result() == 3
+            assert workers.address == cluster.scheduler_address
+            assert workers.device("cpu") == "cpu"
+
+
+PBS_QUEUE = """
+                                                            Req'd  Req'd   Elap
+Job ID          Username Queue    Jobname    SessID NDS TSK Memory Time  S Time
+--------------- -------- -------- ---------- ------ --- --- ------ ----- - -----
+12.pbs          me       workq    deepict       331   1   8   32gb 04:00 R 00:01
+13.pbs          me       workq    deepict       --    1   8   32gb 04:00 Q   --
+14.pbs          me       workq    deepict       331   1   8   32gb 04:00 F 00:01
+"""
+
+
+@pytest.mark.parametrize(
+    ("system", "text", "found"),
+    [
+        ("slurm", "1|RUNNING|None\n2|PENDING|Priority\n3|COMPLETING|None\n",
+         {"1": "RUNNING", "2": "PENDING (Priority)"}),
+        ("pbs", PBS_QUEUE, {"12": "R", "13": "Q"}),
+        ("lsf", "101 PEND\n102 RUN\n103 EXIT\n", {"101": "PEND", "102": "RUN"}),
+        ("sge", "job-ID prior name user state\n-----\n  7 0.55 dd me qw 11/21/2026 12:00:00 8\n",
+         {"7": "qw"}),
+    ],
+)  # fmt: skip
+def test_the_queue_is_read_without_finished_jobs(system, text, found):
+    assert BATCH_SYSTEMS[system].read_states(text) == found
+
+
+def test_only_networks_on_a_gpu_need_a_worker_with_one():
+    both = Workers(None, 2, 1 << 30, "", kinds=frozenset({"CPU", "GPU"}))
+    alike = Workers(None, 2, 1 << 30, "", kinds=frozenset({"GPU"}))
+    on_gpu, on_cpu = (SegmentOp("m.pth", 0.0, 1.0, device=d) for d in ("cuda", "cpu"))
+    assert (
+        both.placed(on_gpu) == both.placed(JointSegmentOp((on_gpu,))) == {"resources": {"GPU": 1}}
+    )
+    assert both.placed(on_cpu) == both.placed() == {"resources": {"CPU": 1}}
+    assert alike.placed(on_gpu) == alike.placed() == {}
+
+
+class Site(BatchSystem):
+    """A batch system whose queue a test writes."""
+
+    queue: dict[str, str] | None
+
+    def states(self):
+        return self.queue
+
+
+class PretendedJob:
+    def __init__(self, name, site):
+        self.name, self.site, self.job_id = name, site, None
+
+    async def start(self):
+        self.job_id = str(self.site.count())
+        self.site.queue[self.job_id] = "PENDING"
+
+    async def close(self):
+        self.site.queue.pop(self.job_id, None)
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    """A pool of two jobs of two workers each that is looked after by hand."""
+    import itertools
+
+    site = object.__new__(Site)
+    slurm = BATCH_SYSTEMS["slurm"]
+    site.__dict__.update(vars(slurm) | {"queue": {}})
+    numbers = itertools.count(1)
+    site.__dict__["count"] = lambda: next(numbers)
+    monkeypatch.setattr(
+        "deepict_dask.engine.job_pool.make_job", lambda _s, _p, _a, name: PretendedJob(name, site)
+    )
+    clock = [1000.0]
+    monkeypatch.setattr("deepict_dask.engine.job_pool.time.monotonic", lambda: clock[0])
+    profile = ClusterProfile(**LEAST, jobs=2, workers_per_job=2, poll_s=1e6, wait_s=600)
+    names: set[str] = set()
+    pool = JobPool(site, {"worker": profile}, SCHEDULER, lambda: set(names))
+    pool.start()
+    pool.names, pool.clock, pool.site = names, clock, site
+    yield pool
+    pool.close()
+    assert site.queue == {}
+
+
+def tend(pool, *names, later=1.0):
+    pool.names.clear()
+    pool.names.update(names)
+    pool.clock[0] += later
+    pool.tend()
+    return [*pool.site.queue]
+
+
+def test_a_job_with_one_of_its_workers_is_left_alone(pool):
+    assert tend(pool, "worker0-0", "worker0-1", "worker1-0", "worker1-1") == ["1", "2"]
+    assert tend(pool, "worker0-1", "worker1-0", later=300) == ["1", "2"]
+
+
+def test_a_job_that_waits_in_the_queue_is_left_alone(pool):
+    assert tend(pool, later=300) == ["1", "2"]
+
+
+def test_a_job_that_left_the_queue_with_its_workers_is_replaced_at_once(pool):
+    tend(pool, "worker0-0", "worker1-0")
+    del pool.site.queue["1"]
+    assert tend(pool, "worker1-0") == ["2", "3"]
+    assert pool.replaced == 1
+
+
+def test_a_nanny_has_a_minute_to_start_its_workers_again(pool):
+    tend(pool, "worker0-0", "worker1-0")
+    assert tend(pool, "worker1-0", later=10) == ["1", "2"]
+    assert tend(pool, "worker1-0", later=40) == ["1", "2"]
+    assert tend(pool, "worker1-0", later=61) == ["2", "3"]
+
+
+def test_a_queue_that_does_not_answer_is_no_loss(pool):
+    known = pool.site.queue
+    pool.site.__dict__["queue"] = None
+    pool.names.clear()
+    pool.clock[0] += 300
+    pool.tend()
+    pool.site.__dict__["queue"] = known
+    assert [*known] == ["1", "2"]
+
+
+def test_jobs_that_fail_again_and_again_end_the_wait(pool):
+    for _ in range(4):
+        pool.site.queue.clear()
+        tend(pool, later=30)
+    with pytest.raises(ClusterError, match="3 jobs of Slurm ended before a worker came"):
+        pool.wait()
+
+
+def test_a_wait_that_is_too_long_ends_with_what_the_queue_says(pool):
+    tend(pool, later=601)
+    with pytest.raises(ClusterError, match=r"within 600 s.*says 2 x PENDING.*wait_s"):
+        pool.wait()
+
+
+def test_jobs_that_can_never_start_end_the_wait_at_once(pool):
+    pool.site.queue.update({"1": "PENDING (BadConstraints)", "2": "PENDING (BadConstraints)"})
+    tend(pool)
+    with pytest.raises(ClusterError, match="never start"):
+        pool.wait()
+
+
+def test_a_run_finds_the_profile_beside_its_config_and_plans_with_its_workers(tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/slurm.yaml").write_text(
+        "memory_per_job: 8GiB\nwalltime: 1:00:00\njobs: 3\nworkers_per_job: 2\n"
+    )
+    (tmp_path / "site/run.yaml").write_text(
+        "tomograms: t.mrc\noutput: out\nsegment: [{model: m.pth}]\n"
+        "cluster: {kind: 'slurm:slurm.yaml', memory: 3GiB}\n"
+    )
+    cluster = load_run_config(tmp_path / "site/run.yaml").cluster
+    assert cluster.kind == f"slurm:{tmp_path}/site/slurm.yaml"
+    settings = ClusterSettings(cluster.kind, memory=cluster.memory)
+    assert plan_workers(settings) == (6, 3 << 30)
+    assert plan_workers(ClusterSettings(cluster.kind, workers=3)) == (4, (8192 - 160) // 2 << 20)
