@@ -16,6 +16,7 @@ from ..backend import resolve_device
 from ..core.errors import BudgetError, ClusterError
 from .batch_systems import BATCH_SYSTEMS
 from .budget import BASELINE_BYTES, format_bytes, parse_bytes
+from .company import told_when_alone
 from .staging import swept
 from .worker_settings import DASK_CONFIG, SINGLE_THREADED
 
@@ -306,6 +307,7 @@ def _remote(settings: ClusterSettings) -> Iterator[Workers]:
             least = min(least, settings.memory_bytes)
         address = client.scheduler.address
         elsewhere = settings.kind.startswith("scheduler-file:")
-        yield Workers(
-            client, len(known), least, address, client.dashboard_link, elsewhere=elsewhere
-        )
+        with told_when_alone(client, address):
+            yield Workers(
+                client, len(known), least, address, client.dashboard_link, elsewhere=elsewhere
+            )
