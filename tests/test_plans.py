@@ -13,7 +13,7 @@ from deepict_dask.core.geometry import Grid
 from deepict_dask.core.ops import ChunkOp, TreeReduction
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.engine import Ledger, SpillFolder, handover, map_chunks, reduce_chunks
-from deepict_dask.engine.arrays import run_each
+from deepict_dask.engine.arrays import _fetched, run_each
 from deepict_dask.engine.cluster import keep_flat
 
 
@@ -259,6 +259,23 @@ def test_a_leaf_that_fails_ends_the_reduction_with_its_stage_and_file(two_worker
         reduce_chunks(
             two_workers, Numbers(bad=7), [NoVolume((1, 1, 500))], Grid((1, 1, 500), (1, 1, 1))
         )
+
+
+class LostFuture:
+    """A result that was ready when it was reported, and went with its worker before the fetch."""
+
+    status = "pending"
+
+    def result(self):
+        return 7
+
+
+def test_a_result_that_is_lost_with_its_worker_is_waited_for(two_workers):
+    lost, kept = LostFuture(), two_workers.client.submit(sum, [1, 2])
+    kept.result()
+    pending = {lost: 3, kept: 4}
+    assert dict(_fetched(two_workers, [lost, kept], pending, "stage", "where")) == {3: 7, 4: 3}
+    assert pending == {}
 
 
 def test_a_block_that_fails_is_named(two_workers):

@@ -212,7 +212,7 @@ def run_each(
 def _fetched(
     workers: Workers, batch: list[Any], pending: dict[Any, Item], stage: str, where: str
 ) -> Iterator[tuple[Item, Any]]:
-    """Yield what tasks returned, then raise in words what went wrong with one of them.
+    """Yield what tasks returned; raise in words what went wrong with one of them.
 
     ``batch`` is emptied before: what nobody refers to is forgotten by the scheduler.
     """
@@ -225,8 +225,10 @@ def _fetched(
     finished.clear()
     yield from zip(items, results, strict=True)
     for future in failed:
-        with _explained(stage, where, [pending.pop(future)]):
-            future.result()
+        item = pending.pop(future)
+        with _explained(stage, where, [item]):
+            result = future.result()  # the worker that had it was lost: it is computed again
+        yield item, result
 
 
 @contextmanager
