@@ -268,13 +268,13 @@ def _monai_rows(model: str, path: str, whole: str, window: int, threads: int) ->
 
 
 def _ours(workers: Workers, model: str, folder: Path, whole: str) -> list[Any]:
-    """Segment from store to store, once to warm up."""
+    """Segment from store to store, once to warm up; the best of three counts, as of runtimes."""
     session = Session(workers, overwrite=True)
     source, target = folder / "t.zarr", folder / "s.zarr"
     settings = SegmentSettings(model=model)
     segment_volume(session, source, target, settings)
     with Peaks(workers) as peaks:
-        seconds, _ = timed(segment_volume, session, source, target, settings)
+        seconds = min(timed(segment_volume, session, source, target, settings)[0] for _ in range(3))
     expected = np.load(whole)
     difference = float(np.abs(read_store(target) - expected).max())
     return ["deepict-dask", rate(expected.size, seconds), None, None, peaks.mib, difference]
