@@ -8,12 +8,12 @@ marked in the ledger after its data are written.
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import DeepictError, ShapeMismatchError, VoxelValueError, WorkFailedError
 from ..io.disk import disk_of, is_full
-from .patience import patiently
+from .patience import read_patiently, write_patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,7 +61,7 @@ def _read_chunk_by_chunk() -> None:
 def read_windows(sources: Sequence[VolumeReader], block: Block) -> list[Any]:
     """Read a block's windows in a worker."""
     _read_chunk_by_chunk()
-    return [patiently(partial(s.read, block.read), f"reading {s.path}") for s in sources]
+    return [read_patiently(source, block.read) for source in sources]
 
 
 def run_block(
@@ -71,8 +71,7 @@ def run_block(
     windows = read_windows(sources, block)
     with naming(sources[0].path):
         result = op.apply(block, *windows)
-    made = block.crop(result)
-    patiently(lambda: sink.write(block.write, made), f"writing {sink.path}")
+    write_patiently(sink, block.write, block.crop(result))
 
 
 def map_chunks(

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import errno
 import time
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import WorkFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["PAUSES_S", "patiently"]
+    from ..core.geometry import Box
+    from ..core.volume import VolumeReader, VolumeWriter
+
+__all__ = ["PAUSES_S", "patiently", "read_patiently", "write_patiently"]
 
 T = TypeVar("T")
 
@@ -66,6 +70,16 @@ def patiently(action: Callable[[], T], what: str) -> T:
                 ) from error
             time.sleep(pause)
     raise AssertionError  # the last try returns or raises
+
+
+def read_patiently(source: VolumeReader, box: Box) -> Any:
+    """Return a box of a volume; errors are those of `patiently`."""
+    return patiently(partial(source.read, box), f"reading {source.path}")
+
+
+def write_patiently(sink: VolumeWriter, box: Box, array: Any) -> None:
+    """Write a box of a volume; errors are those of `patiently`."""
+    patiently(partial(sink.write, box, array), f"writing {sink.path}")
 
 
 def _passing_reason(error: BaseException) -> OSError | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.geometry import Box, Grid, as_vec
 from .arrays import explain, naming, task_key
+from .patience import read_patiently, write_patiently
 from .progress import Progress
 from .spectral_pieces import PiecewiseTransform
 from .spectral_plan import BLOCK_VOXELS, SpectralPlan, plan_spectral
@@ -27,16 +28,16 @@ Result = TypeVar("Result")
 
 def _transform(op: SpectralOp, source: VolumeReader, sink: VolumeWriter) -> None:
     """Read, transform and write a whole volume: the body of the task."""
-    volume = source.read(Box.whole(source.header.shape))
+    volume = read_patiently(source, Box.whole(source.header.shape))
     with naming(source.path):
         volume = op.transform(volume)
     for block in Grid(source.header.shape, sink.write_shape):
-        sink.write(block.write, volume[block.write.slices])
+        write_patiently(sink, block.write, volume[block.write.slices])
 
 
 def _measure(op: SpectralMeasure[Result], source: VolumeReader) -> Result:
     """Read and measure a whole volume: the body of the task."""
-    volume = source.read(Box.whole(source.header.shape))
+    volume = read_patiently(source, Box.whole(source.header.shape))
     with naming(source.path):
         return op.measure(volume)
 

@@ -22,6 +22,7 @@ import numpy as np
 from ..core.geometry import Grid
 from ..core.ops import FilteringPieces
 from .arrays import _read_chunk_by_chunk, naming, run_each, task_key
+from .patience import read_patiently, write_patiently
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,7 +62,9 @@ def _transform_rows(number: int, work: _Work) -> Any:
     note = 0j
     for box, place in work.layout.pieces(work.layout.rows[number]):
         with naming(work.source.path):
-            half, of_piece = work.pieces.rows(box, work.source.read(box), work.statistics)
+            half, of_piece = work.pieces.rows(
+                box, read_patiently(work.source, box), work.statistics
+            )
         note += of_piece
         work.rows.write(place, half.transpose(2, 0, 1))
     return np.array([note])
@@ -99,7 +102,7 @@ def _write_voxels(number: int, work: _Work, sink: VolumeWriter) -> None:
         work.pieces.voxels(parts, work.gain, work.statistics, out)
         del parts
     for chunk in Grid(voxels.shape, sink.write_shape):
-        sink.write(chunk.write.shift(block.write.start), voxels[chunk.write.slices])
+        write_patiently(sink, chunk.write.shift(block.write.start), voxels[chunk.write.slices])
 
 
 @dataclass(frozen=True)

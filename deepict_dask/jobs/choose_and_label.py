@@ -13,6 +13,7 @@ import numpy as np
 
 from ..backend import to_host
 from ..core.ops import TreeReduction
+from ..engine.patience import write_patiently
 from ..labelling.merge import LabelNode
 from ..labelling.select import select_voxels
 
@@ -38,7 +39,7 @@ class ChooseAndLabel(TreeReduction[LabelNode, LabelNode]):
         label, score = self.label, windows[0]
         regions = windows[1] if len(windows) > 1 else None
         chosen = select_voxels(score, regions, block.write, label.shape, label.select)
-        self.writer.write(block.write, to_host(chosen).view(np.uint8))
+        write_patiently(self.writer, block.write, to_host(chosen).view(np.uint8))
         return label.measure_chosen(block, chosen, score, regions)
 
     def combine(self, left: LabelNode, right: LabelNode) -> LabelNode:

@@ -19,6 +19,7 @@ from ..core.geometry import Block, Box, as_vec
 from ..core.ops import TreeReduction
 from ..core.statistics import StatisticsReduction
 from ..engine import SpillFolder
+from ..engine.patience import write_patiently
 from ..labelling.op import relabel_bytes
 from ..labelling.select import select_voxels
 
@@ -137,7 +138,7 @@ class PredictAndLabel(TreeReduction[PredictedNodes, PredictedNodes]):
             score = scores[section.channel]
             bits = None if section.regions is None else block.crop(windows[section.regions])
             chosen = select_voxels(score, bits, block.write, self.shape, section.label.select)
-            writer.write(block.write, chosen.astype(np.uint8))
+            write_patiently(writer, block.write, chosen.astype(np.uint8))
             nodes.append(
                 label_by_chunks(
                     section.label, inner, self.chunk, chosen=chosen, score=score, bits=bits

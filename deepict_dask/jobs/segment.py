@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError
-from .chosen_model import check_precision, is_2d, is_unet3d
+from .chosen_model import check_precision, kind_of_model
 from .segment_slices import segment_slices_volume
 from .segment_tiles import segment_tiles
 from .segment_windows import segment_compat, segment_together
@@ -60,40 +60,38 @@ def segment_volume(
     BudgetError
         No window fits a worker.
     """
-    check_precision(settings)
-    if is_2d(settings.model):
-        if region is not None:
-            raise ConfigError(
-                f"{settings.model}: expected a 3D network with --region-mask, found a 2D one; "
-                "restrict the picks instead: deepict-dask pick --region-mask"
-            )
+    kind = kind_of_model(settings.model)
+    _refuse_misplaced(settings, kind, region)
+    if kind == "unet2d":
         segment_slices_volume(
             session, source, target, settings, z_sigma=z_sigma, threshold=threshold
         )
         return target
     _refuse_slice_options(settings, z_sigma, threshold)
-    if not is_unet3d(settings.model):
-        if region is not None:
-            raise ConfigError(
-                f"{settings.model}: expected a model of DeePiCt with --region-mask, found another; "
-                "restrict the picks instead: deepict-dask pick --region-mask"
-            )
+    if kind != "unet3d":
         segment_tiles(session, source, target, settings)
     elif settings.compat is not None:
-        if settings.compat != "deepict":
-            raise ConfigError(
-                f"{settings.model}: compat: expected deepict for this model, "
-                f"found {settings.compat}"
-            )
         segment_compat(session, source, target, settings, region)
-    elif region is not None:
-        raise ConfigError(
-            "segment: expected --region-mask together with --compat deepict only, found it alone; "
-            "restrict the picks instead: deepict-dask pick --region-mask"
-        )
     else:
         segment_together(session, source, {target: settings})
     return target
+
+
+def _refuse_misplaced(settings: SegmentSettings, kind: str, region: Path | None) -> None:
+    """Refuse what this kind of network cannot be asked for; only one way takes a region mask."""
+    check_precision(settings)
+    if kind == "unet3d" and settings.compat not in (None, "deepict"):
+        raise ConfigError(
+            f"{settings.model}: compat: expected deepict for this model, found {settings.compat}"
+        )
+    if region is None or (kind == "unet3d" and settings.compat is not None):
+        return
+    wrong = {
+        "unet2d": f"{settings.model}: expected a 3D network with --region-mask, found a 2D one",
+        "unet3d": "segment: expected --region-mask together with --compat deepict only, "
+        "found it alone",
+    }.get(kind, f"{settings.model}: expected a model of DeePiCt with --region-mask, found another")
+    raise ConfigError(f"{wrong}; restrict the picks instead: deepict-dask pick --region-mask")
 
 
 def _refuse_slice_options(

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -39,6 +39,7 @@ __all__ = [
     "resolve_model",
 ]
 
+Kind = TypeVar("Kind", UNet2D, UNet3D, DeepFinder, DeepETPicker)
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 MODELS_KEPT = 4
 """Models a process keeps; a pipeline uses one to three."""
@@ -73,6 +74,14 @@ def loaded_model(path: str | os.PathLike[str], device: str = "cpu") -> LoadedMod
     return _load(_state(path), device)
 
 
+def _loaded(path: str | os.PathLike[str], device: str, kind: type[Kind], called: str) -> Kind:
+    """Return a model's network, of the kind that is asked for."""
+    network = loaded_model(path, device).network
+    if not isinstance(network, kind):
+        raise ModelFileError(_wrong_kind(path, called, network))
+    return network
+
+
 def loaded_unet3d(path: str | os.PathLike[str], device: str = "cpu") -> UNet3D:
     """Return the network of a 3D model; cached as `loaded_model`.
 
@@ -81,10 +90,7 @@ def loaded_unet3d(path: str | os.PathLike[str], device: str = "cpu") -> UNet3D:
     ModelFileError
         As `loaded_model`, and where the model is a 2D one.
     """
-    network = loaded_model(path, device).network
-    if not isinstance(network, UNet3D):
-        raise ModelFileError(_wrong_kind(path, "3D", network))
-    return network
+    return _loaded(path, device, UNet3D, "3D")
 
 
 def loaded_unet2d(path: str | os.PathLike[str], device: str = "cpu") -> UNet2D:
@@ -95,10 +101,7 @@ def loaded_unet2d(path: str | os.PathLike[str], device: str = "cpu") -> UNet2D:
     ModelFileError
         As `loaded_model`, and where the model is a 3D one.
     """
-    network = loaded_model(path, device).network
-    if not isinstance(network, UNet2D):
-        raise ModelFileError(_wrong_kind(path, "2D", network))
-    return network
+    return _loaded(path, device, UNet2D, "2D")
 
 
 def loaded_deepfinder(path: str | os.PathLike[str], device: str = "cpu") -> DeepFinder:
@@ -109,10 +112,7 @@ def loaded_deepfinder(path: str | os.PathLike[str], device: str = "cpu") -> Deep
     ModelFileError
         As `loaded_model`, and where the model is another one.
     """
-    network = loaded_model(path, device).network
-    if not isinstance(network, DeepFinder):
-        raise ModelFileError(_wrong_kind(path, "DeepFinder", network))
-    return network
+    return _loaded(path, device, DeepFinder, "DeepFinder")
 
 
 def loaded_deepetpicker(path: str | os.PathLike[str], device: str = "cpu") -> DeepETPicker:
@@ -123,10 +123,7 @@ def loaded_deepetpicker(path: str | os.PathLike[str], device: str = "cpu") -> De
     ModelFileError
         As `loaded_model`, and where the model is another one.
     """
-    network = loaded_model(path, device).network
-    if not isinstance(network, DeepETPicker):
-        raise ModelFileError(_wrong_kind(path, "DeepETPicker", network))
-    return network
+    return _loaded(path, device, DeepETPicker, "DeepETPicker")
 
 
 def inference_network(
