@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-cluster check bench format clean
+.PHONY: venv demo test test-cluster check test-gpu bench bench-gpu docs format clean
 
 venv: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev,hpc]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev,hpc,train,docs]'
 	touch $(STAMP)
 
 demo: venv
@@ -30,13 +30,24 @@ check: venv
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q --doctest-modules deepict_dask
 
+# On a machine with a GPU, whose python3 has PyTorch, CuPy and the rest (docs/gpu.md): no venv is made.
+test-gpu:
+	$(PYTHON) -m pytest -m gpu -p no:cacheprovider tests/test_gpu.py tests/test_backend.py tests/test_equalize.py tests/test_mean_pool_nms.py
+
+bench-gpu:
+	$(PYTHON) -m benchmarks.bench_gpu --out benchmarks/results/gpu.json
+
 bench: venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
+
+# Pages in site/, to be opened from disk; no page asks another host.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo build dist site .pytest_cache .mypy_cache .ruff_cache

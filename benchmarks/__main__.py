@@ -1,7 +1,8 @@
 """Run benchmarks, write one JSON, one page and plots: ``python -m benchmarks [NAME ...]``.
 
-All run unless some are named. The files are ``small.*`` or ``full.*``, by the size. Figures of
-benchmarks that are not asked for are kept from the last run of the same size.
+All run unless some are named, but for the training of networks, which takes hours. The files are
+``small.*`` or ``full.*``, by the size. Figures of benchmarks that are not asked for are kept from
+the last run of the same size.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
 NAMES = (
     "label", "segment", "equalize", "run", "dataset", "scaling", "memory", "rivals_label",
-    "rivals_inference", "plans", "mean_shift",
+    "rivals_inference", "plans", "mean_shift", "training",
 )  # fmt: skip
+_LONG = ("training",)
+"""Run in full size only where they are named: they take hours."""
 _PACKAGES = (
     "deepict-dask", "dask", "numpy", "torch", "zarr", "scipy", "connected-components-3d",
     "scikit-image", "scikit-learn", "dask-image", "monai", "openvino", "onnx", "onnxruntime",
@@ -43,7 +46,9 @@ _PACKAGES = (
 def main(arguments: list[str] | None = None) -> int:
     """Parse the options, run, print and write; return 1 if a benchmark failed."""
     options = _parser().parse_args(arguments)
-    name, names = options.size, [key for key in NAMES if key in (options.names or NAMES)]
+    name = options.size
+    by_default = [key for key in NAMES if name == "small" or key not in _LONG]
+    names = [key for key in NAMES if key in (options.names or by_default)]
     path = options.out / f"{name}.json"
     results = json.loads(path.read_text()) if path.exists() else {"benchmarks": {}}
     results["machine"] = machine()
@@ -70,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="benchmarks:\n" + "\n".join(f"  {name:17} {question(name)}" for name in NAMES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", type=_known, metavar="NAME", help="all by default")
+    parser.add_argument(
+        "names", nargs="*", type=_known, metavar="NAME", help="all but training by default"
+    )
     parser.add_argument(
         "--size", choices=("small", "full"), default="full",
         help="small: tiny volumes, as the tests take",

@@ -16,7 +16,7 @@ import psutil
 
 from deepict_dask.batch import tomograms_in_flight
 from deepict_dask.config import PickSettings, RunConfig, SegmentSettings
-from deepict_dask.jobs.segment import segment_volume
+from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
 from deepict_dask.pipeline import run_pipeline
 

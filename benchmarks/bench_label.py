@@ -21,9 +21,9 @@ from deepict_dask.config import PickSettings
 from deepict_dask.core.geometry import Box, Grid, Vec, as_vec
 from deepict_dask.engine import SpillFolder, map_chunks, reduce_chunks
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs.pick_clusters import ClusterTables, gather_clusters
-from deepict_dask.jobs.pick_job import SpilledNames
-from deepict_dask.jobs.pick_outputs import write_tables
+from deepict_dask.jobs.picking.clusters import ClusterTables, gather_clusters
+from deepict_dask.jobs.picking.job import SpilledNames
+from deepict_dask.jobs.picking.outputs import write_tables
 from deepict_dask.labelling import LabelReduction, RelabelOp, SelectSettings
 from deepict_dask.labelling.measure import score_unit
 

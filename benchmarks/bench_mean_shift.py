@@ -16,7 +16,7 @@ import numpy as np
 from deepict_dask.config import PickSettings
 from deepict_dask.core.geometry import Box
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs.pick import pick_particles
+from deepict_dask.jobs.picking.pick import pick_particles
 from deepict_dask.jobs.session import Session
 from deepict_dask.particles.mean_shift import find_centres
 

@@ -13,8 +13,8 @@ from deepict_dask.config import PickSettings, SegmentSettings
 from deepict_dask.engine import ClusterSettings, connect
 from deepict_dask.engine.budget import parse_bytes
 from deepict_dask.jobs.convert import convert_volume
-from deepict_dask.jobs.pick import pick_particles
-from deepict_dask.jobs.segment import segment_volume
+from deepict_dask.jobs.picking.pick import pick_particles
+from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
 
 from .bench_label import score_map

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepict_dask.config import SegmentSettings
-from deepict_dask.jobs.segment import segment_volume
+from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
 from deepict_dask.segmentation.window_choice import network_work
 
@@ -185,7 +185,7 @@ def _limits(model: str, shape: Vec, n_threads: int) -> list[list[Any]]:
 
 def _our_windows(shape: Vec, model: str, workers: Workers) -> tuple[JointSegmentOp, Grid]:
     """Return the op and the windows that our job chooses."""
-    from deepict_dask.jobs.segment_windows import choose_grid
+    from deepict_dask.jobs.segmenting.windows import choose_grid
     from deepict_dask.segmentation.joint import JointSegmentOp
     from deepict_dask.segmentation.windows import SegmentOp
 
@@ -212,7 +212,7 @@ def _computing_s(op: JointSegmentOp, grid: Grid, workers: Workers) -> float:
 
 def run(workers: Workers, *, small: bool) -> dict[str, Any]:
     """Measure rivals, raw runtimes and our job on one tomogram."""
-    shape, window = ((48, 64, 64), 32) if small else ((256, 512, 512), 96)
+    shape, window = ((48, 80, 80), 32) if small else ((256, 512, 512), 96)
     n, threads = int(np.prod(shape)), workers.n_workers
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -21,8 +21,8 @@ from deepict_dask.config import (
 )
 from deepict_dask.jobs.convert import convert_volume
 from deepict_dask.jobs.equalize import equalize_volume, measure_spectrum
-from deepict_dask.jobs.pick import pick_particles
-from deepict_dask.jobs.segment import segment_volume
+from deepict_dask.jobs.picking.pick import pick_particles
+from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
 from deepict_dask.pipeline import run_pipeline
 

@@ -1,18 +1,30 @@
-"""How speeds grow with the workers, on one volume (strong) and on a volume each (weak)."""
+"""How speeds grow with the workers, on one volume (strong) and on a volume each (weak).
+
+Beside them, as the limit that the machine sets: processes that do nothing but run the network, each
+over a window of its own, with nothing to read, to write or to wait for. Cores that share a power
+budget, a cache or each other's arithmetic units give less than twice the speed for two.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
+import time
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from deepict_dask.config import PickSettings, SegmentSettings
 from deepict_dask.engine import ClusterSettings, connect
-from deepict_dask.jobs.pick import pick_particles
-from deepict_dask.jobs.segment import segment_volume
+from deepict_dask.jobs.picking.pick import pick_particles
+from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
+from deepict_dask.models.registry import inference_network
 
 from .bench_label import score_map
 from .measure import model_3d, noise, rate, read_store, store, timed
@@ -56,8 +68,12 @@ def _picks(folder: Path) -> bytes:
 
 _JOBS = (("segment", _segment, _scores), ("pick", _pick, _picks))
 """Each job's name, what is timed, and what must be the same on any number of workers."""
-_ROUNDS = 2
-"""How often each job is done; the best time counts."""
+_ALONE = "the network alone"
+_WINDOW = (64, 128, 128)
+_Case = tuple[str, int, int]
+"""A job's name, how many workers do it, and the parts of its volume."""
+_ROUNDS = 3
+"""How often all numbers of workers have their turn; the best time of each job counts."""
 
 
 def _sizes(shape: Vec, counts: tuple[int, ...]) -> dict[int, Vec]:
@@ -74,25 +90,55 @@ def _store_inputs(folder: Path, sizes: dict[int, Vec]) -> None:
         store(folder / f"blobs_{n}.zarr", score_map(size, 0.1))
 
 
+def _networks_alone(folder: Path, n: int, seconds: float) -> float:
+    """Return network voxels per second of n processes together, each on one thread."""
+    context = get_context("spawn")
+    ready = context.Barrier(n)
+    model = str(folder / "model.safetensors")
+    with ProcessPoolExecutor(n, context, _remember, (ready,)) as pool:
+        return sum(pool.map(_forwards, [model] * n, [seconds] * n))
+
+
+def _remember(ready: Any) -> None:
+    """Give a new process what it waits at."""
+    global _ready
+    _ready = ready
+
+
+def _forwards(model: str, seconds: float) -> float:
+    """Run the network again and again, from when all processes are ready; return its voxels/s."""
+    torch.set_num_threads(1)
+    network, window = inference_network(model), torch.zeros(_WINDOW)
+    network.scores(window)
+    _ready.wait(300)
+    start, n = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        network.scores(window)
+        n += window.numel()
+    return n / (time.perf_counter() - start)
+
+
 def run(workers: Any, *, small: bool) -> dict[str, Any]:  # noqa: ARG001 - brings its own workers
     """Measure both jobs on 1, 2, 4 ... workers, on one volume and on a volume per worker."""
     shape = (32, 64, 64) if small else (128, 512, 512)
     kind = "threads" if small else "local"
     counts = (1, 2) if small else worker_counts(len(os.sched_getaffinity(0)))
-    seconds: dict[tuple[str, int, int], float] = {}
-    outputs: dict[tuple[str, int], set[bytes]] = {}
+    seconds: dict[_Case, list[float]] = defaultdict(list)
+    outputs: dict[tuple[str, int], set[bytes]] = defaultdict(set)
+    alone: dict[int, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _store_inputs(folder, _sizes(shape, counts))
-        for n in counts:
+        for n in counts * _ROUNDS:
+            alone[n] = max(alone[n], _networks_alone(folder, n, 0.1 if small else 5.0))
             with connect(ClusterSettings(kind, n, "2GiB")) as own:
                 session = Session(own, overwrite=True)
                 for name, job, answer in _JOBS:
                     job(session, folder, 1)  # libraries are imported, models loaded
                     for size in {1, n, counts[-1]}:
-                        taken = [timed(job, session, folder, size)[0] for _ in range(_ROUNDS)]
-                        seconds[name, n, size] = min(taken)
-                        outputs.setdefault((name, size), set()).add(answer(folder))
+                        seconds[name, n, size].append(timed(job, session, folder, size)[0])
+                        outputs[name, size].add(answer(folder))
+    best = {case: min(taken) for case, taken in seconds.items()}
     return {
         "name": "scaling: one volume, and a volume per worker",
         "shape for one worker": shape,
@@ -105,12 +151,19 @@ def run(workers: Any, *, small: bool) -> dict[str, Any]:  # noqa: ARG001 - bring
                 "strong: speed / speed of 1 worker",
                 "weak: time of 1 worker on 1 volume / time of n on n",
             ],
-            "rows": [_row(name, n, seconds, shape) for name, *_ in _JOBS for n in counts],
+            "rows": [_row(name, n, best, shape) for name, *_ in _JOBS for n in counts]
+            + [_row_alone(n, alone) for n in counts],
         },
     }  # fmt: skip
 
 
-def _row(name: str, n: int, seconds: dict[tuple[str, int, int], float], shape: Vec) -> list[Any]:
+def _row_alone(n: int, alone: dict[int, float]) -> list[Any]:
+    """Return the limit: every process has a window of its own, so both ways of scaling are one."""
+    gain = alone[n] / alone[1]
+    return [_ALONE, n, rate(round(alone[n]), 1), round(gain, 3), round(gain / n, 3)]
+
+
+def _row(name: str, n: int, seconds: dict[_Case, float], shape: Vec) -> list[Any]:
     """Return the figures of one job on n workers; strong scaling is of the largest volume."""
     z, y, x = shape
     largest = max(size for _, _, size in seconds)

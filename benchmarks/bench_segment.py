@@ -16,8 +16,8 @@ from deepict_dask.core.geometry import Box
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs.segment import segment_volume
-from deepict_dask.jobs.segment_windows import choose_grid
+from deepict_dask.jobs.segmenting.segment import segment_volume
+from deepict_dask.jobs.segmenting.windows import choose_grid
 from deepict_dask.jobs.session import Session
 from deepict_dask.models.checkpoint import save_model
 from deepict_dask.models.registry import inference_network

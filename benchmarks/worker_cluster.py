@@ -9,6 +9,7 @@ or driver would.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -91,8 +92,13 @@ async def _scheduler() -> None:
 
 
 async def _workers(address: str, n: int) -> None:
+    import dask
     from distributed import Worker
 
+    # 64 workers of one process would look 128 times a second at what it uses, and each look for
+    # garbage goes through the objects of all of them: costs that a worker of its own does not have.
+    dask.config.set({"distributed.admin.system-monitor.interval": "30s"})
+    gc.set_threshold(50_000, 50, 50)
     started = [Worker(address, nthreads=1, memory_limit=0, dashboard=False) for _ in range(n)]
     await asyncio.gather(*started)
     print("started", flush=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core.errors import ConfigError, ShapeMismatchError, SpacingError
-from .core.geometry import Vec, as_vec
+from .core.geometry import Grid, Vec, as_vec
 from .engine import lazy
 from .equalization import EqualizeOp
 from .io.spectrum import read_physical_spectrum
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .core.geometry import Block
     from .labelling.merge import Renames
+    from .models.checkpoint import LoadedModel
 
 __all__ = ["equalize", "label", "open_tomogram", "pick", "segment"]
 
@@ -146,7 +147,7 @@ def equalize(
 
     Examples
     --------
-    See the README.
+    See docs/python.md.
     """
     op = EqualizeOp(
         read_physical_spectrum(target),
@@ -159,44 +160,61 @@ def equalize(
 
 
 def segment(
-    tomogram: xr.DataArray, model: str | os.PathLike[str], *, class_name: str | None = None
+    tomogram: xr.DataArray,
+    model: str | os.PathLike[str],
+    *,
+    class_name: str | None = None,
+    argmax: bool = False,
 ) -> xr.DataArray:
-    """Predict a score map.
+    """Predict a score map, or the labels of a network whose classes exclude each other.
 
     Parameters
     ----------
     tomogram
         dims ``z, y, x``; normalised here by its own mean and standard deviation.
     model
-        Model file or name of a bundled model.
+        Model file or name of a bundled model: a 3D U-Net, DeepFinder's or DeepETPicker's network.
     class_name
         Which class; may be left out where the model has one.
+    argmax
+        Return for each voxel the class with the highest score, 0 being the background, instead of
+        scores (DeepFinder and DeepETPicker).
 
     Returns
     -------
     xarray.DataArray
-        float32, 0..1, lazy.
+        float32, 0..1, lazy; uint8 with ``argmax``.
 
     Raises
     ------
     ConfigError
-        The model has several classes and none was chosen, or not this one.
+        The model has several classes and none was chosen, or not this one, or has no background.
 
     Examples
     --------
-    See the README.
+    See docs/python.md.
     """
+    from .models.architecture import ends_in_softmax
     from .models.registry import loaded_model, resolve_model
 
     path = resolve_model(model)
     loaded = loaded_model(path)
     names = loaded.class_names
-    if class_name not in names and (class_name is not None or len(names) > 1):
+    if argmax and (not ends_in_softmax(loaded.settings) or class_name is not None):
+        raise ConfigError(
+            f"{model}: argmax: expected a DeepFinder or DeepETPicker model of several classes and "
+            f"no class_name, found a model of {', '.join(names)}"
+        )
+    if not argmax and class_name not in names and (class_name is not None or len(names) > 1):
         raise ConfigError(f"{model}: expected one of the classes {names}, found {class_name}")
     channel = 0 if class_name is None else names.index(class_name)
     data = _chunked(tomogram)
     exact = data.astype("float64")
     normalised = ((exact - exact.mean()) / exact.std()).astype("float32")
+    name = "labels" if argmax else class_name or "score"
+    if loaded.kind in ("deepfinder", "deepetpicker"):
+        scores = _scores_of_tiles(loaded, str(path), None if argmax else channel, normalised)
+        return _like(scores, tomogram, name)
     settings = loaded.settings
     scores = lazy.map_windows(
         partial(_scores, str(path), channel),
@@ -204,7 +222,25 @@ def segment(
         halo=as_vec(settings.halo),
         align=settings.align,
     )
-    return _like(scores, tomogram, class_name or "score")
+    return _like(scores, tomogram, name)
+
+
+def _scores_of_tiles(loaded: LoadedModel, path: str, channel: int | None, data: Any) -> Any:
+    """Return one class of DeepFinder's or DeepETPicker's network, or the labels for None."""
+    from .segmentation.class_scores import LabelsOp
+    from .segmentation.deepetpicker_tiles import DeepETPickerOp
+    from .segmentation.deepfinder_windows import DeepFinderOp
+    from .segmentation.fixed_tiles import tile_grid
+
+    shape, chunk = as_vec(data.shape), as_vec([c[0] for c in data.chunks])
+    op: Any
+    if loaded.kind == "deepfinder":
+        op = DeepFinderOp(path, 0.0, 1.0, channel)
+        grid = Grid(shape, as_vec([max(c, op.halo[0]) for c in chunk]), op.halo, op.align)
+    else:
+        op = DeepETPickerOp(path, 0.0, 1.0, channel, shape=shape)
+        grid = tile_grid(shape, as_vec([max(c, op.settings.step) for c in chunk]), op)
+    return lazy.map_op(LabelsOp(op) if channel is None else op, data, grid)
 
 
 def _scores(model: str, channel: int, window: Any) -> Any:

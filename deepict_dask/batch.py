@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from .core.errors import DeepictError
 from .engine.arrays import explain
 from .engine.turns import Turns, died_with_worker
-from .jobs.run_summary import TomogramReport
+from .jobs.runs.summary import TomogramReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

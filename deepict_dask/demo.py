@@ -16,7 +16,7 @@ from .config import (
     RegionSettings,
     RunConfig,
     SegmentSettings,
-    dump_run_config,
+    dump_config,
 )
 from .core.errors import OutputExistsError
 from .evaluate.picks import score_picks
@@ -90,7 +90,7 @@ def run_demo(
     paths = write_cell(cell, folder / "cell", overwrite=session.overwrite)
     say(f"made a synthetic cell of {cell.tomogram.shape} voxels (zyx): {paths['tomogram']}")
     config = demo_config(paths["tomogram"], folder)
-    (folder / "run.yaml").write_text(dump_run_config(config))
+    (folder / "run.yaml").write_text(dump_config(config))
     run_pipeline(session, config, say=say)
     scores = {}
     say("class      from              found   true  right precision  recall     F1")
@@ -120,8 +120,9 @@ def demo_config(tomogram: Path, folder: Path) -> RunConfig:
         for ending, how in ((ALONE, {"distances": ()}), ("", inside))
     ]
     return RunConfig(
-        tomograms=tomogram,
-        output=folder / "results",
+        # absolute, for those in a config's file are relative to its folder
+        tomograms=tomogram.absolute(),
+        output=folder.absolute() / "results",
         regions=(RegionSettings.model_validate(region),),
         segment=(SegmentSettings(model=MODEL),),
         pick=tuple(picks),

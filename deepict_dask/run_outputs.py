@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING
 from .config import SegmentSettings
 from .core.errors import ConfigError, OutputExistsError
 from .io.dataset import list_tomograms
-from .jobs.chosen_model import check_precision, chosen_class, is_2d, is_unet3d
+from .jobs.particle_lists.check import check_pick_of, is_from_tiles
+from .jobs.picking.method_sources import refuse_background
+from .jobs.segmenting.chosen_model import (
+    BACKGROUND,
+    check_argmax,
+    check_precision,
+    chosen_class,
+    class_names_of,
+    is_2d,
+    is_unet3d,
+)
+from .jobs.segmenting.model_fit import check_equalization
 from .models.checkpoint import model_info
 from .models.registry import resolve_model
 
@@ -25,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EQUALIZED",
+    "are_many",
     "check_config",
     "expected_outputs",
     "is_mask_at_once",
@@ -38,9 +50,12 @@ __all__ = [
     "score_map_of",
     "stored_models",
     "unstored_models",
+    "warn_of_models",
 ]
 
 EQUALIZED = "equalized.zarr"
+_MANY = 8
+"""As many tomograms as are in flight at most."""
 log = logging.getLogger("deepict_dask")
 
 
@@ -52,7 +67,7 @@ def score_map_of(settings: SegmentSettings) -> str:
     >>> score_map_of(SegmentSettings(model="models/ribosome_D2.pth"))
     'scores_ribosome_D2.zarr'
     """
-    return f"scores_{Path(settings.model).stem}.zarr"
+    return f"{'labels' if settings.argmax else 'scores'}_{Path(settings.model).stem}.zarr"
 
 
 def region_mask_of(region: RegionSettings) -> str:
@@ -121,7 +136,7 @@ def model_of_pick(config: RunConfig, pick: PickSettings) -> SegmentSettings:
         No model has it.
     """
     for settings in config.segment:
-        names = settings.classes or model_info(resolve_model(settings.model)).class_names
+        names = settings.classes or class_names_of(settings)
         if len(config.segment) == 1 or pick.class_name in names:
             return settings
     raise ConfigError(f"pick: no model of the config has the class {pick.class_name!r}")
@@ -130,21 +145,27 @@ def model_of_pick(config: RunConfig, pick: PickSettings) -> SegmentSettings:
 def unstored_models(config: RunConfig) -> list[SegmentSettings]:
     """Return the models whose scores are labelled as they are predicted, and not stored.
 
-    With ``keep_scores: false`` these are the 3D models that nothing but pick sections needs.
-    Published results (``compat``), other methods than components, 2D models and models of regions
-    go through a stored map.
+    With ``keep_scores: false`` these are DeePiCt's 3D models that nothing but pick sections needs,
+    and DeepETPicker's that are picked from tile by tile. Published results (``compat``), other
+    methods than components, other models and models of regions go through a stored map.
     """
     if config.keep_scores:
         return []
     stored = [model_of_region(r) for r in config.regions if r.model is not None]
-    stored += [
-        model_of_pick(config, pick)
-        for pick in config.pick
-        if pick.compat is not None or pick.method != "components"
-    ]
+    stored += [model_of_pick(config, pick) for pick in config.pick if _needs_map(config, pick)]
     return [
-        s for s in config.segment if s.compat is None and s not in stored and is_unet3d(s.model)
-    ]
+        s for s in config.segment
+        if s not in stored
+        and (is_unet3d(s.model) if s.compat is None else s.compat == "deepetpicker")
+    ]  # fmt: skip
+
+
+def _needs_map(config: RunConfig, pick: PickSettings) -> bool:
+    """Say whether a pick section is made of a score map only."""
+    model = model_of_pick(config, pick)
+    if is_from_tiles(model, pick):
+        return False
+    return pick.compat is not None or pick.method != "components" or model.compat is not None
 
 
 def is_mask_at_once(config: RunConfig, region: RegionSettings) -> bool:
@@ -187,6 +208,19 @@ def pick_folders(config: RunConfig) -> list[str]:
     return [pick_folder_of(pick, i) for i, pick in enumerate(config.pick)]
 
 
+def are_many(n_tomograms: int) -> bool:
+    """Say whether a run has so many tomograms that small ones need not be cut to feed the workers.
+
+    It follows the dataset, not the workers: results are the same for any number of these.
+
+    Examples
+    --------
+    >>> are_many(2), are_many(24)
+    (False, True)
+    """
+    return n_tomograms >= _MANY
+
+
 def remove_results(config: RunConfig) -> None:
     """Remove what earlier runs of a config made for its tomograms.
 
@@ -199,6 +233,13 @@ def remove_results(config: RunConfig) -> None:
     check_config(config, entries)
     for entry in entries:
         shutil.rmtree(config.output / entry.name, ignore_errors=True)
+
+
+def warn_of_models(config: RunConfig) -> None:
+    """Say of each model once what a run does not do that it expects."""
+    if config.equalize is None:
+        for model in dict.fromkeys(settings.model for settings in models_of(config)):
+            check_equalization(model)
 
 
 def check_config(config: RunConfig, entries: list[TomogramEntry]) -> None:
@@ -272,21 +313,22 @@ def _check_classes(config: RunConfig) -> None:
     """Refuse pick sections whose class no model has."""
     known: list[str] = []
     for segment in config.segment:
-        names = model_info(resolve_model(segment.model)).class_names
+        names = class_names_of(segment)
         chosen_class(names, segment.classes, segment.model)
+        check_argmax(segment)
         known += segment.classes or names
+    particles = [name for name in known if name != BACKGROUND]
     for pick in config.pick:
         if not config.segment:
             raise ConfigError("pick: expected a model under segment to pick from, found none")
+        refuse_background(pick, "pick")
+        together = pick.method != "components" and len(config.segment) == 1
+        wanted = f"pick: class: expected one of the models' classes {', '.join(particles)}"
         if pick.class_name is not None and pick.class_name not in known:
-            raise ConfigError(
-                f"pick: class: expected one of the models' classes {', '.join(known)}, "
-                f"found {pick.class_name}"
-            )
-        if pick.class_name is None and len(known) > 1:
-            raise ConfigError(
-                f"pick: class: expected one of the models' classes {', '.join(known)}, found none"
-            )
+            raise ConfigError(f"{wanted}, found {pick.class_name}")
+        if pick.class_name is None and len(known) > 1 and not together:
+            raise ConfigError(f"{wanted}, found none")
+        check_pick_of(model_of_pick(config, pick), pick)
 
 
 def _refuse_idle(config: RunConfig) -> None:

@@ -13,14 +13,16 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .engine import beside_torch, damage_in, fingerprint, request_key
-from .jobs.chosen_model import is_unet3d
+from .engine import StagedOutput, beside_torch, damage_in, fingerprint, request_key
 from .jobs.equalize import equalize_volume
-from .jobs.pick import pick_particles
-from .jobs.pick_predicted import PickSection, pick_predicted
+from .jobs.particle_lists.check import is_from_tiles
+from .jobs.picking.pick import pick_particles
+from .jobs.picking.predicted import PickSection, pick_predicted
+from .jobs.picking.tiles import pick_tiles
 from .jobs.polish import polish_volume
-from .jobs.segment import segment_volume
-from .jobs.segment_windows import segment_together
+from .jobs.segmenting.chosen_model import class_names_of, is_unet3d
+from .jobs.segmenting.segment import segment_volume
+from .jobs.segmenting.windows import segment_together
 from .models.checkpoint import model_info
 from .models.registry import resolve_model
 from .run_outputs import (
@@ -40,8 +42,8 @@ if TYPE_CHECKING:
 
     from .config import PickSettings, RegionSettings, RunConfig, SegmentSettings
     from .io.dataset import TomogramEntry
+    from .jobs.runs.stage_record import StageRecord
     from .jobs.session import Session
-    from .jobs.stage_record import StageRecord
 
 __all__ = ["TomogramStages"]
 
@@ -86,13 +88,15 @@ class TomogramStages:
         )
 
     def _is_made(self, output: str, key: str) -> bool:
-        """Say whether a finished output answers a request; if so, tell."""
+        """Say whether a finished output answers a request; if so, tell, else it will be made."""
         if not self.record.answers(output, key):
+            self.record.promise(output, key)
             return False
         damage = damage_in(self.folder / output)
         news = f"is damaged and is made again: {damage}" if damage else "is up to date"
         self.say(f"{self.entry.name}: {output} {news}")
         if not damage:
+            StagedOutput(self.folder / output, key).clear_remains()
             self.record.confirm(output)
         return not damage
 
@@ -217,7 +221,11 @@ class TomogramStages:
             model, name = model_of_pick(self.config, pick), pick_folder_of(pick, i)
             regions = _regions_of(pick, masks)
             folders.append(name)
-            if model in maps:
+            if is_from_tiles(model, pick):
+                self._pick_tiles(tomogram, name, model, pick)
+            elif model in maps:
+                if model.argmax:
+                    pick = pick.model_copy(update={"class_names": class_names_of(model)})
                 self._pick(maps[model], name, pick, regions)
             else:
                 predicted[name] = PickSection(model, pick, regions)
@@ -241,6 +249,22 @@ class TomogramStages:
                 regions=regions, tomogram_name=self.entry.name,
             ),
         )  # fmt: skip
+
+    def _pick_tiles(
+        self, tomogram: Path, name: str, model: SegmentSettings, settings: PickSettings
+    ) -> None:
+        """Make the picks of one section from a network's tiles."""
+        request = {
+            "segment": self._segment_request(tomogram, model),
+            "settings": settings.model_dump(mode="json"),
+        }
+        self._make(
+            name,
+            request,
+            lambda target: pick_tiles(
+                self.session, tomogram, target, model, settings, tomogram_name=self.entry.name
+            ),
+        )
 
     def _pick_predicted(self, tomogram: Path, sections: Mapping[str, PickSection]) -> None:
         """Make the picks of some sections in one pass over the tomogram."""

@@ -41,6 +41,28 @@ def real_files() -> Path:
     return SHARED / "data"
 
 
+@pytest.fixture
+def nothing_said_before():
+    """Let what is said once per process be said in this test, and in the next one."""
+    from deepict_dask.backend import memory
+
+    memory._said.clear()
+    yield
+    memory._said.clear()
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Put the stand-in in CuPy's place."""
+    import sys
+
+    import standin_cupy
+
+    for name, module in standin_cupy.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    standin_cupy.transfers.to_host.clear()
+
+
 def _threads(n):
     from deepict_dask.engine import ClusterSettings, connect
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+
 import mrcfile
 import numpy as np
+import yaml
 
 from deepict_dask.config import RunConfig
 
@@ -40,7 +43,7 @@ def threshold_of(folder, network, workers):
     import zarr
 
     from deepict_dask.config import SegmentSettings
-    from deepict_dask.jobs.segment import segment_volume
+    from deepict_dask.jobs.segmenting.segment import segment_volume
     from deepict_dask.jobs.session import Session
 
     write_tomogram(folder / "t.mrc", 0)
@@ -67,5 +70,22 @@ def results_of(output):
         str(path.relative_to(output)): path.read_bytes()
         for path in sorted(output.rglob("*"))
         if path.is_file() and path.name not in RECORDS | {"summary.csv"}
-        and ".deepict-dask" not in path.parts
+        and not {".deepict-dask", "report", "report.html"} & {*path.parts}
     }  # fmt: skip
+
+
+def rows_of(output):
+    """Return the rows of a run's summary."""
+    with (output / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_yaml(folder, network, threshold, **cluster):
+    """Write the config of a run over the MRC files of a folder."""
+    values = {
+        "tomograms": "*.mrc", "output": "out", "chunks": [16, 24, 24],
+        "segment": [{"model": str(network)}], "pick": [{"class": "a", "threshold": threshold}],
+        "cluster": cluster,
+    }  # fmt: skip
+    (folder / "run.yaml").write_text(yaml.safe_dump(values))
+    return folder / "run.yaml"

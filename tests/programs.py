@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -43,6 +44,13 @@ def workers_of(process):
                 if any("spawn_main" in part for part in child.cmdline()):
                     found.append(child)
     return found
+
+
+def is_alive(pid):
+    """Whether a process is at work: one that has ended may wait for its parent for a while yet."""
+    with suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def peak_bytes(pid):
@@ -88,6 +96,16 @@ def marks(partial):
     return b""
 
 
+def inside(partial, path):
+    """Return what an unfinished output holds of this name: below the key of its request."""
+    return next(partial.glob(f"*/{path}"), partial / "none")
+
+
+def store_of(partial):
+    """Return the store of an unfinished volume."""
+    return inside(partial, "volume.zarr")
+
+
 def wait_until(condition, process):
     """Wait for a mark of progress; fail if the program ends before."""
     until = time.monotonic() + PATIENCE_S
@@ -127,9 +145,14 @@ def files_of(folder):
 
 
 def times_of(folder):
-    """Return the time of the last change of each file of a folder by its name."""
-    return {
-        str(path.relative_to(folder)): path.stat().st_mtime_ns
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    """Return the time of the last change of each file of a folder by its name.
+
+    What vanishes meanwhile is left out: a folder may get its final name while it is looked through.
+    """
+    times = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            with suppress(FileNotFoundError):
+                times[str(path.relative_to(folder))] = path.stat().st_mtime_ns
+    return times

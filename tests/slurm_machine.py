@@ -19,16 +19,20 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["SlurmMachine", "slurm_machine", "why_no_slurm"]
+__all__ = [
+    "SlurmMachine",
+    "end_daemon",
+    "settings_of",
+    "slurm_machine",
+    "start_munge",
+    "why_no_slurm",
+]
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 NODES = ("n1", "n2")
 DAEMON_PATH = "/usr/sbin:/sbin"
 
-CONFIG = """\
-ClusterName=test
-SlurmctldHost=localhost(127.0.0.1)
-SlurmctldPort={ports[0]}
+COMMON = """\
 SlurmUser=root
 AuthType=auth/munge
 CredType=cred/munge
@@ -47,18 +51,28 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
-SlurmdTimeout=10
 KillWait=2
 MinJobAge=300
 ReturnToService=2
 GresTypes=gpu
 NodeName=DEFAULT CPUs=4 RealMemory=6000
+"""
+"""Of every Slurm of the tests; nodes claim four cores each."""
+
+CONFIG = (
+    COMMON
+    + """\
+ClusterName=test
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdTimeout=10
 NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} Gres=gpu:1
 NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]}
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=60 State=UP
 PartitionName=gpu Nodes=n1 MaxTime=60 State=UP
 """
-"""Two nodes that claim four cores each; a fake GPU (a device file) on the first."""
+)
+"""Two nodes; a fake GPU (a device file) on the first."""
 
 
 def why_no_slurm() -> str | None:
@@ -95,6 +109,10 @@ class SlurmMachine:
         found = [line.split() for line in lines if line.strip()]
         return sorted(int(number) for number, now in found if state in (None, now))
 
+    def nodes(self) -> list[str]:
+        """Return the states of the nodes."""
+        return self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T", check=False).split()
+
     def wait_for(self, wanted, timeout_s: float = 60) -> None:
         """Wait until a function of this machine returns something true."""
         until = time.monotonic() + timeout_s
@@ -127,7 +145,8 @@ def slurm_machine():
         pytest.skip(reason)
     # Not below pytest's own folder: munged runs as its own user, who may not enter that one.
     folder = Path(tempfile.mkdtemp(prefix="slurm-test-", dir="/tmp"))
-    machine = _prepared(folder)
+    config = CONFIG.format(folder=folder, ports=_free_ports(3))
+    machine = SlurmMachine(folder, settings_of(folder, config))
     outside = os.environ.get("SLURM_CONF")
     try:
         _start(machine)
@@ -142,24 +161,23 @@ def slurm_machine():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prepared(folder: Path) -> SlurmMachine:
-    """Write the settings of a machine."""
+def settings_of(folder: Path, config: str) -> dict[str, str]:
+    """Write the settings of a Slurm; return the environment of its programs."""
     folder.chmod(0o755)
     for name in ("state", "log", "munge", *(f"spool.{node}" for node in NODES)):
         (folder / name).mkdir()
-    (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, ports=_free_ports(3)))
+    (folder / "slurm.conf").write_text(config)
     (folder / "gres.conf").write_text("NodeName=n1 Name=gpu File=/dev/null\n")
     key = folder / "munge" / "key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
     for path in (key.parent, key):
         shutil.chown(path, "munge", "munge")
-    environment = {
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith("SLURM")},
         "PATH": f"{os.environ['PATH']}:{DAEMON_PATH}",
         "SLURM_CONF": str(folder / "slurm.conf"),
     }
-    return SlurmMachine(folder, environment)
 
 
 def _free_ports(n: int) -> list[int]:
@@ -174,8 +192,8 @@ def _free_ports(n: int) -> list[int]:
             each.close()
 
 
-def _start(machine: SlurmMachine) -> None:
-    """Start the daemons and wait until both nodes are idle."""
+def start_munge(machine: SlurmMachine) -> None:
+    """Start what tells Slurm's programs who asks them."""
     munge = machine.folder / "munge"
     files = {"key-file": "key", "socket": "munge.sock", "pid-file": "munged.pid"}
     files |= {"log-file": "munged.log", "seed-file": "munged.seed"}
@@ -183,15 +201,15 @@ def _start(machine: SlurmMachine) -> None:
         "runuser", "-u", "munge", "--", "/usr/sbin/munged",
         *(f"--{option}={munge / name}" for option, name in files.items()),
     )  # fmt: skip
+
+
+def _start(machine: SlurmMachine) -> None:
+    """Start the daemons and wait until both nodes are idle."""
+    start_munge(machine)
     machine.run("slurmctld", "-f", str(machine.folder / "slurm.conf"))
     for node in NODES:
         machine.start_node(node)
-    machine.wait_for(
-        lambda m: (
-            m.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T", check=False).split()
-            == ["idle", "idle"]
-        )
-    )
+    machine.wait_for(lambda m: m.nodes() == ["idle", "idle"])
 
 
 def _stop(machine: SlurmMachine) -> None:
@@ -200,10 +218,10 @@ def _stop(machine: SlurmMachine) -> None:
         machine.run("scancel", "-u", "root", check=False, timeout_s=20)
         machine.wait_for(lambda m: not m.jobs(), timeout_s=15)
     for daemon in (*(f"slurmd.{node}" for node in NODES), "slurmctld", "munge/munged"):
-        _end(machine, daemon)
+        end_daemon(machine, daemon)
 
 
-def _end(machine: SlurmMachine, daemon: str) -> None:
+def end_daemon(machine: SlurmMachine, daemon: str) -> None:
     """Stop one daemon and wait until it is gone."""
     with suppress(OSError, ValueError):
         number = machine.pid(daemon)

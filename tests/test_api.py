@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dask
+import hand_made
 import mrcfile
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from skimage.measure import label as skimage_label
 
 import deepict_dask
 from deepict_dask.core.errors import ConfigError, SpacingError
+from deepict_dask.core.geometry import Grid
 from deepict_dask.models.checkpoint import save_model
 from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
+from deepict_dask.segmentation.deepetpicker_tiles import DeepETPickerOp
 
 
 def refuse_to_compute(*_args, **_kwargs):
@@ -68,6 +71,40 @@ def test_lazy_segmentation_equals_the_whole_volume(tomogram_path, model_path, ch
     normalised = ((volume - volume.mean()) / volume.std()).astype("float32")
     expected = predict_window(load_checkpoint(model_path).network, normalised)[1]
     np.testing.assert_allclose(score.values, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunks", [(16, 20, 40), (50, 61, 72)])
+@pytest.mark.parametrize("kind", ["deepfinder", "deepetpicker"])
+def test_softmax_networks_give_the_scores_and_labels_of_their_whole_volume(
+    tomogram_path, tmp_path, kind, chunks
+):
+    network = getattr(hand_made, kind)()
+    model = tmp_path / "softmax.safetensors"
+    save_model(model, network, class_names=hand_made.NAMES, voxel_spacing_angstrom=13.48)
+    tomogram = deepict_dask.open_tomogram(tomogram_path, chunks=chunks)
+    volume = tomogram.values.astype(float)
+    normalised = ((volume - volume.mean()) / volume.std()).astype("float32")
+    if kind == "deepfinder":
+        padded = torch.from_numpy(np.pad(normalised, ((0, 2), (0, 3), (0, 0)), mode="reflect"))
+        with torch.inference_mode():
+            expected = network(padded[None, None]).softmax(dim=1)[0].numpy()[:, :50, :61]
+    else:
+        op = DeepETPickerOp(str(model), 0.0, 1.0, shape=volume.shape)
+        expected = op.apply(Grid(volume.shape, volume.shape)[0], normalised)
+    score = deepict_dask.segment(tomogram, model, class_name="dark")
+    assert score.dtype == "float32"
+    np.testing.assert_allclose(score.values, expected[2], atol=1e-5)
+    labels = deepict_dask.segment(tomogram, model, argmax=True)
+    highest, second = np.sort(expected, axis=0)[[-1, -2]]
+    clear = highest - second > 1e-4
+    assert clear.mean() > 0.5
+    assert len(np.unique(labels.values)) == 3
+    np.testing.assert_array_equal(labels.values[clear], expected.argmax(axis=0)[clear])
+
+
+def test_labels_of_independent_classes_are_refused(tomogram_path, model_path):
+    with pytest.raises(ConfigError, match=r"argmax.*expected a DeepFinder or DeepETPicker model"):
+        deepict_dask.segment(deepict_dask.open_tomogram(tomogram_path), model_path, argmax=True)
 
 
 @given(st.tuples(*[st.integers(3, 30)] * 3), st.sampled_from([6, 18, 26]), st.integers(0, 99))

@@ -64,8 +64,8 @@ def fake_runtime(n_gpus=1, failure=None):
     )
 
 
-def fake_cupy(**runtime):
-    device = types.SimpleNamespace(id=0)
+def fake_cupy(free_bytes=6 << 30, **runtime):
+    device = types.SimpleNamespace(id=0, mem_info=(free_bytes, 8 << 30))
     cuda = module("cupy.cuda", runtime=fake_runtime(**runtime), Device=lambda: device)
     return module("cupy", asarray=FakeArray, arange=lambda n: FakeArray(np.arange(n)), cuda=cuda)
 
@@ -305,10 +305,27 @@ def test_a_segmentation_on_a_gpu_is_labelled_by_cucim(monkeypatch, connectivity)
 
 
 @pytest.mark.usefixtures("cupy")
-def test_a_gpu_without_cucim_names_the_extra_to_install(monkeypatch):
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_without_cucim_cupy_labels(monkeypatch, connectivity):
+    def label(foreground, structure):
+        found, n = scipy.ndimage.label(foreground.values, structure)
+        return FakeArray(found), n
+
     monkeypatch.setitem(sys.modules, "cucim", None)
-    with pytest.raises(DeviceError, match=r"expected cuCIM.*deepict-dask\[cuda12\]"):
-        backend.label_components(FakeArray(np.ones((1, 1, 2), bool)), 6)
+    for fake in (module("cupyx"), module("cupyx.scipy"), module("cupyx.scipy.ndimage")):
+        monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    sys.modules["cupyx.scipy.ndimage"].label = label
+    segmentation = np.random.default_rng(0).random((5, 6, 7)) > 0.8
+    labels, n = backend.label_components(FakeArray(segmentation), connectivity)
+    expected, n_expected = backend.label_components(segmentation, connectivity)
+    assert n == n_expected
+    assert same_partition(labels.values, expected)
+
+
+def test_a_gpu_that_others_have_filled_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(free_bytes=1 << 30))
+    with pytest.raises(DeviceError, match=r"1\.0 GiB free on Fake GPU .8 GiB., less than 2 GiB"):
+        backend.resolve_device("cuda")
 
 
 @pytest.mark.gpu

@@ -1,39 +1,36 @@
-"""Several tomograms at a time: the same bytes, failures alone, one driver, always a summary."""
+"""Several tomograms at a time: the same bytes, failures alone, always a summary."""
 
 from __future__ import annotations
 
-import csv
-import errno
-import fcntl
 import logging
 import os
-import platform
-import signal
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from dataset_scenes import config_of, results_of, threshold_of, write_network, write_tomogram
+from dataset_scenes import (
+    config_of,
+    results_of,
+    rows_of,
+    threshold_of,
+    write_network,
+    write_tomogram,
+    write_yaml,
+)
 from distributed import KilledWorker
-from programs import marks, run, start, wait_until
 from typer.testing import CliRunner
 
 from deepict_dask import pipeline
 from deepict_dask.batch import Batch
 from deepict_dask.cli import app
-from deepict_dask.core.errors import LedgerError, VolumeFormatError, WorkFailedError
+from deepict_dask.core.errors import VolumeFormatError, WorkFailedError
 from deepict_dask.engine import ClusterSettings, connect
 from deepict_dask.engine.arrays import task_key
-from deepict_dask.engine.output_lock import OutputLock, living_holder
 from deepict_dask.engine.turns import Turns
 from deepict_dask.io.dataset import TomogramEntry
 from deepict_dask.io.dataset_picks import PicksFile, write_dataset_picks
-from deepict_dask.jobs.run_journal import lock_of
 from deepict_dask.jobs.session import Session
 from deepict_dask.pipeline import run_pipeline
 from deepict_dask.tomogram_stages import TomogramStages
@@ -97,11 +94,6 @@ def broken(tmp_path):
     whole = (tmp_path / "b.mrc").read_bytes()
     (tmp_path / "b.mrc").write_bytes(whole[: len(whole) // 2])
     return tmp_path
-
-
-def rows_of(output):
-    with (output / "summary.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def n_lines(path):
@@ -213,16 +205,6 @@ def test_a_single_tomogram_that_fails_raises_its_own_error_after_the_summary(
     assert [row["state"] for row in rows_of(broken / "out")] == ["failed"]
 
 
-def write_yaml(folder, network, threshold, **cluster):
-    values = {
-        "tomograms": "*.mrc", "output": "out", "chunks": [16, 24, 24],
-        "segment": [{"model": str(network)}], "pick": [{"class": "a", "threshold": threshold}],
-        "cluster": cluster,
-    }  # fmt: skip
-    (folder / "run.yaml").write_text(yaml.safe_dump(values))
-    return folder / "run.yaml"
-
-
 def test_the_command_shows_the_table_and_ends_with_code_1(broken, network, threshold):
     path = write_yaml(broken, network, threshold, kind="threads", workers=2)
     ended = CliRunner().invoke(app, ["run", str(path), "--no-progress"])
@@ -257,19 +239,21 @@ def test_what_a_source_says_of_the_voxel_spacing_holds_for_its_tomogram(
 
 def test_tasks_of_an_earlier_tomogram_go_first(one_worker, gate):
     ORDER.clear()
-    turns = Turns(one_worker)
-    blocker = turns.workers(0).client.submit(wait_at_gate, pure=False)
-    clients = {turn: turns.workers(turn).client for turn in (2, 1, 0)}
-    futures = [
-        client.submit(took_place, turn, pure=False, key=task_key("work", i))
-        for turn, client in {9: turns.workers(9).client, **clients}.items()
-        for i in range(3)
-    ]
-    while len(one_worker.client.cluster.scheduler.tasks) < 13:
-        time.sleep(0.01)
-    gate.set()
-    one_worker.client.gather([blocker, *futures])
+    turns, known = Turns(one_worker), one_worker.client.cluster.scheduler.tasks
+    futures = [turns.workers(0).client.submit(wait_at_gate, pure=False)]
     # A worker has the first few tasks of a kind at once, whatever their turn; the others queue.
+    # Submissions may overtake each other, so the first few are waited for.
+    for turns_of_some in ((9,), (2, 1, 0)):
+        for turn in turns_of_some:
+            client = turns.workers(turn).client
+            futures += [
+                client.submit(took_place, turn, pure=False, key=task_key("work", i))
+                for i in range(3)
+            ]
+        while len(known) < len(futures):
+            time.sleep(0.01)
+    gate.set()
+    one_worker.client.gather(futures)
     assert [turn for turn in ORDER if turn != 9] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
@@ -289,38 +273,6 @@ def test_no_more_tomograms_run_at_a_time_than_are_wanted(two_workers):
 
     Batch(two_workers, list("abcdef"), run_one, n_at_once=3).run()
     assert max(most) == 3
-
-
-def test_an_interrupt_ends_the_threads_soon_and_nothing_is_lost(two_workers, gate):
-    begun = threading.Barrier(3, timeout=60)
-
-    def run_one(place, workers):
-        if place == 0:
-            return {"picks": 5}
-        future = workers.client.submit(wait_at_gate, pure=False)
-        begun.wait()
-        return {"picks": future.result()}
-
-    def interrupt():
-        begun.wait()
-        os.kill(os.getpid(), signal.SIGINT)
-
-    batch = Batch(two_workers, list("abcd"), run_one, n_at_once=2)
-    threading.Thread(target=interrupt).start()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            batch.run()
-    finally:
-        signal.signal(signal.SIGINT, before)
-        gate.set()
-    assert [one.state for one in batch.reports] == ["done", *["unfinished"] * 3]
-    whys = [one.why.split(";")[0] for one in batch.reports]
-    assert whys == ["", "interrupted", "interrupted", "not begun"]
-    for thread in threading.enumerate():
-        if thread.name.startswith("tomogram-"):  # it has ended, or is about to
-            thread.join(60)
-            assert not thread.is_alive()
 
 
 def test_tomograms_that_follow_a_lost_scheduler_are_unfinished_and_not_failed():
@@ -373,87 +325,3 @@ def test_a_tomogram_that_kills_its_workers_fails_alone():
     assert [one.state for one in batch.reports] == ["done", "failed", "done", "done"]
     assert "died" in batch.reports[1].why
     assert [one.n_picks.get("picks") for one in batch.reports] == [1, None, 3, 4]
-
-
-def test_a_second_run_on_one_output_is_refused_by_host_and_process(
-    two_workers, dataset, network, threshold, tmp_path
-):
-    config = config_of(dataset, tmp_path / "out", network, threshold)
-    with OutputLock(lock_of(config.output)), pytest.raises(LedgerError) as refused:
-        run_pipeline(Session(two_workers), config, restart=True)
-    for word in (str(tmp_path / "out"), platform.node(), f"process {os.getpid()}", "wait"):
-        assert word in str(refused.value)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".deepict-dask"]
-
-
-HOLD = """
-import pathlib, sys, time
-from deepict_dask.engine.output_lock import OutputLock
-with OutputLock(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(600)
-"""
-
-
-def no_flock(*_arguments):
-    raise OSError(errno.ENOLCK, "No locks available")
-
-
-@pytest.mark.parametrize("locks_work", [True, False])
-def test_the_lock_of_another_process_holds_until_it_is_killed(tmp_path, monkeypatch, locks_work):
-    if not locks_work:
-        monkeypatch.setattr(fcntl, "flock", no_flock)
-    path = tmp_path / "lock"
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout.readline() == "held\n"
-        assert living_holder(path).pid == holder.pid
-        with pytest.raises(LedgerError, match=f"process {holder.pid}"), OutputLock(path):
-            pass
-    finally:
-        holder.kill()
-        holder.communicate()
-    assert living_holder(path) is None
-    with OutputLock(path):
-        assert living_holder(path).pid == os.getpid()
-
-
-def test_a_driver_elsewhere_counts_as_alive_while_its_file_is_fresh(tmp_path, monkeypatch):
-    path = tmp_path / "lock"
-    with OutputLock(path):
-        monkeypatch.setattr(platform, "node", lambda: "another-machine")
-        assert living_holder(path).pid == os.getpid()
-        old = time.time() - 3600
-        os.utime(path, (old, old))
-        assert living_holder(path) is None
-
-
-@pytest.mark.slow
-@pytest.mark.cluster
-def test_an_interrupted_command_leaves_one_message_a_summary_and_work_to_continue(
-    network, threshold, tmp_path
-):
-    for seed, name in enumerate("ab"):
-        write_tomogram(tmp_path / f"{name}.mrc", seed, shape=(64, 96, 128))
-    path = write_yaml(tmp_path, network, threshold, workers=2, memory="405MiB")
-    process = start("run", path, "--no-progress")
-    partial = tmp_path / "out/a/scores_net.zarr.partial"
-    wait_until(lambda: sum(marks(partial)) >= 2, process)
-    process.send_signal(signal.SIGINT)
-    text, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert text.count("interrupted; run the same command again to continue") >= 1
-    assert "Traceback" not in text
-    assert text.splitlines()[-1].startswith("error: interrupted")
-    assert "unfinished" in {row["state"] for row in rows_of(tmp_path / "out")}
-    run("run", path, "--no-progress")
-    assert {row["state"] for row in rows_of(tmp_path / "out")} == {"done"}
-    undisturbed = tmp_path / "undisturbed"
-    undisturbed.mkdir()
-    for name in "ab":
-        (undisturbed / f"{name}.mrc").symlink_to(tmp_path / f"{name}.mrc")
-    other = write_yaml(
-        undisturbed, network, threshold, workers=2, memory="405MiB", tomograms_in_flight=1
-    )
-    run("run", other, "--no-progress")
-    assert results_of(tmp_path / "out") == results_of(undisturbed / "out")

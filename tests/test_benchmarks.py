@@ -52,6 +52,22 @@ def test_a_benchmark_runs_and_reports_figures(two_workers, module):
         assert ours == scipy > 0
 
 
+def test_every_recipe_of_training_is_tried_on_cells_that_it_has_not_seen(two_workers):
+    pytest.importorskip("lightning", reason="training needs the extra `train`")
+    from benchmarks import bench_training
+
+    result = bench_training.run(two_workers, small=True)
+    assert_reports(result)
+    shown = {(recipe, figure) for recipe, figure, *_ in result["training"]["rows"]}
+    assert {recipe for recipe, _ in shown} == set(bench_training.RECIPES)
+    assert {figure for _, figure in shown} == {
+        "ribosome F1", "fas F1", "membrane voxel F1", "cytosol AUPRC",
+    }  # fmt: skip
+    for _, _, mean, lowest, highest, n_seeds in result["training"]["rows"]:
+        assert 0 <= lowest <= mean <= highest <= 1
+        assert n_seeds == 1
+
+
 def test_equalizing_in_pieces_agrees_with_the_whole_volume(two_workers):
     result = bench_equalize.run(two_workers, small=True)
     assert_reports(result)
@@ -86,6 +102,7 @@ def test_two_workers_give_the_bytes_of_one():
     assert result["bytes are the same on any number of workers"]
     assert [row[:2] for row in result["scaling"]["rows"]] == [
         ["segment", 1], ["segment", 2], ["pick", 1], ["pick", 2],
+        ["the network alone", 1], ["the network alone", 2],
     ]  # fmt: skip
 
 

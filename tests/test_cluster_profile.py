@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -121,25 +123,49 @@ def test_each_profile_in_deploy_gives_a_job_of_its_size(path):
         asked = {
             "slurm": (f"--mem={gib * 1024}M", f"--cpus-per-task={profile.cores}"),
             "pbs": (f"mem={gib * 1024}mb", f"ncpus={profile.cores}"),
+            # LSF counts kilobytes where its settings say nothing else, dask-jobqueue a thousand.
+            "lsf": (f"-M {-(-(gib << 30) // 1000)}\n", f"-n {profile.cores}\n", "span[hosts=1]"),
+            "sge": (f"h_vmem={gib // profile.cores}G", f"-pe smp {profile.cores}", "-S /bin/bash"),
         }
-        for words in (*asked[system], f"{profile.queue}\n", "04:00:00"):
+        limit = "-W 04:00\n" if system == "lsf" else "04:00:00"
+        for words in (*asked[system], f"{profile.queue}\n", limit):
             assert words in script
+        read = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+        assert read.returncode == 0, read.stderr
+        assert option(script, "--local-directory") == "${TMPDIR:-/tmp}"
         assert ("gpu" in script) == (profile.gpus_per_job == 1)
         assert worker_bytes(profile) >= 2 << 30
 
 
-def test_deploy_has_profiles_of_two_systems_and_one_with_two_groups():
+def test_deploy_has_profiles_of_every_system_and_one_with_two_groups():
     groups = {path.name: [*load_profile(path)] for path in DEPLOY.glob("*.yaml")}
-    assert groups == {
-        "slurm-cpu.yaml": ["worker"], "slurm-gpu.yaml": ["gpu", "cpu"], "pbs-cpu.yaml": ["worker"],
-    }  # fmt: skip
+    alone = {f"{system}-cpu.yaml": ["worker"] for system in BATCH_SYSTEMS}
+    assert groups == alone | {"slurm-gpu.yaml": ["gpu", "cpu"]}
 
 
-def test_the_drivers_script_is_one_that_bash_can_read():
-    import subprocess
-
-    checked = subprocess.run(["bash", "-n", DEPLOY / "driver.sbatch"], capture_output=True)
-    assert checked.returncode == 0, checked.stderr
+@pytest.mark.parametrize(
+    ("script", "arguments", "given", "system"),
+    [
+        ("driver.sbatch", ("run.yaml", "profile.yaml"), {}, "slurm"),
+        ("driver.pbs", (), {"config": "run.yaml", "profile": "profile.yaml"}, "pbs"),
+    ],
+)
+def test_the_drivers_scripts_start_a_run_with_what_they_are_given(
+    tmp_path, script, arguments, given, system
+):
+    stand_in = tmp_path / "deepict-dask"
+    stand_in.write_text('#!/bin/bash\necho "$PWD" "$@"\n')
+    stand_in.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    known = {"PATH": path, "PBS_O_WORKDIR": str(tmp_path)}
+    command = ["bash", DEPLOY / script]
+    done = subprocess.run(
+        [*command, *arguments], env=known | given, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == f"{tmp_path} run run.yaml --cluster {system}:profile.yaml --no-progress\n"
+    without = subprocess.run(command, env=known, cwd=tmp_path, capture_output=True, text=True)
+    assert without.returncode != 0
+    assert "usage: " in without.stderr
 
 
 BAD = {

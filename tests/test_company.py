@@ -39,3 +39,27 @@ def test_nothing_is_said_while_there_are_workers(cluster, caplog):
         assert client.submit(sum, [1, 2]).result() == 3
         time.sleep(0.2)
     assert caplog.text == ""
+
+
+class Counted:
+    """A client that counts how often it is asked for the workers."""
+
+    def __init__(self, client):
+        self.client, self.n_looks = client, 0
+
+    def scheduler_info(self, **options):
+        self.n_looks += 1
+        return self.client.scheduler_info(**options)
+
+
+def test_a_worker_that_is_lost_for_good_is_missed(cluster, caplog):
+    caplog.set_level(logging.WARNING, logger="deepict_dask")
+    cluster.scale(3)
+    with Client(cluster) as client:
+        client.wait_for_workers(3)
+        counted = Counted(client)
+        with told_when_alone(counted, "tcp://there", look_s=0.05):
+            assert wait_for(lambda: counted.n_looks > 3)  # it knows of three
+            cluster.scale(2)
+            assert wait_for(lambda: "tcp://there: 2 of 3 workers are left" in caplog.text)
+    assert "there again" not in caplog.text

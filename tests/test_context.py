@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 
-from deepict_dask.config import RunConfig, dump_run_config, load_run_config
+from deepict_dask.config import RunConfig, dump_config, load_run_config
 from deepict_dask.core.errors import ConfigError
 from deepict_dask.core.geometry import Box
 from deepict_dask.io.picks import read_picks
@@ -176,5 +176,5 @@ def test_the_plan_shows_masks_and_windows_of_both_networks(project):
 
 def test_a_dumped_config_with_regions_reads_back_as_it_was(project):
     config = config_of(project)
-    (project / "dumped.yaml").write_text(dump_run_config(config))
+    (project / "dumped.yaml").write_text(dump_config(config))
     assert load_run_config(project / "dumped.yaml") == config

@@ -18,7 +18,7 @@ from deepict_dask.config import SegmentSettings
 from deepict_dask.core.errors import BudgetError, ConfigError, ModelFileError, ShapeMismatchError
 from deepict_dask.core.geometry import Box, Grid
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs.segment import segment_volume
+from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
 from deepict_dask.models.checkpoint import load_checkpoint, model_info, save_model
 from deepict_dask.models.deepetpicker import DeepETPicker, DeepETPickerSettings
@@ -98,6 +98,7 @@ def test_tensors_have_the_names_and_shapes_of_a_published_checkpoint():
 
 def test_a_lightning_checkpoint_is_read_without_lightning(tmp_path, network, monkeypatch):
     path = lightning(tmp_path / "a.ckpt", network, monkeypatch, block_size=24, pad_size=4)
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)  # as if it were not installed
     with pytest.raises((pickle.UnpicklingError, ModuleNotFoundError)):
         torch.load(path, weights_only=False)
     found = load_checkpoint(path)
@@ -143,7 +144,7 @@ def test_the_last_tile_ends_with_the_volume_and_wins():
 @pytest.mark.parametrize("write", [(40, 41, 50), (16, 16, 16), (7, 24, 33), (20, 100, 12)])
 def test_scores_are_the_same_to_the_last_bit_on_any_chunks(network, model, write):
     volume = np.random.default_rng(0).normal(4, 2, size=(40, 41, 50)).astype("f4")
-    op = DeepETPickerOp(str(model), 4.0, 2.0, volume.shape)
+    op = DeepETPickerOp(str(model), 4.0, 2.0, shape=volume.shape)
     # oracle: tiles cut from the padded volume, the later over the earlier
     padded = np.pad((volume - np.float32(4)) / np.float32(2), 4)
     expected = np.empty((3, *volume.shape), "f4")
@@ -170,7 +171,7 @@ def test_the_stitched_golden_scores_are_those_of_the_program(golden):
     volume = mrcfile.read(folder / "volume_80x96x104.mrc.gz")
     expected = np.load(folder / "scoremap_b72_p12.npz")["score_czyx_float16"]
     mean, std = float(volume.mean()), float(volume.std())
-    op = DeepETPickerOp(str(folder / "epoch=59-step=539.ckpt"), mean, std, volume.shape)
+    op = DeepETPickerOp(str(folder / "epoch=59-step=539.ckpt"), mean, std, shape=volume.shape)
     # blocks of the grid of 16 where two tiles meet, and where the last tile covers another
     grid = tile_grid(volume.shape, (32, 48, 16), op)
     for index in ((0, 0, 3), (1, 1, 5)):
@@ -180,7 +181,7 @@ def test_the_stitched_golden_scores_are_those_of_the_program(golden):
 
 
 def test_blocks_follow_the_tiles_where_memory_allows(model):
-    op = DeepETPickerOp(str(model), 0.0, 1.0, (96, 96, 96))
+    op = DeepETPickerOp(str(model), 0.0, 1.0, shape=(96, 96, 96))
     grid = choose_tile_grid(op.shape, (8, 8, 8), op, op.bytes_needed((48, 48, 48)))
     assert n_tiles(grid, op) == 6**3
     with pytest.raises(BudgetError, match="give each worker more with --memory"):
@@ -199,7 +200,7 @@ def test_segment_makes_the_score_maps_of_all_classes(tmp_path, two_workers, mode
     segment_volume(session, tmp_path / "tomogram.mrc", target, settings)
     found = open_volume(target, class_name="fas").read(Box.whole(volume.shape))
     mean, std = float(volume.mean(dtype="f8")), float(volume.std(dtype="f8"))
-    op = DeepETPickerOp(str(model), mean, std, volume.shape)
+    op = DeepETPickerOp(str(model), mean, std, shape=volume.shape)
     expected = in_blocks(op, volume, tile_grid(volume.shape, volume.shape, op))
     np.testing.assert_allclose(found, expected[2], atol=1e-5)
 

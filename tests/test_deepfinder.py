@@ -16,7 +16,7 @@ from deepict_dask.config import SegmentSettings
 from deepict_dask.core.errors import ConfigError, ModelFileError, ShapeMismatchError
 from deepict_dask.core.geometry import Box, Grid
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs.segment import segment_volume
+from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
 from deepict_dask.models import deepfinder_inference
 from deepict_dask.models.checkpoint import load_checkpoint, model_info, save_model
@@ -198,7 +198,7 @@ def test_published_score_maps_and_labels_are_those_of_the_program(golden):
     labels = mrcfile.read(folder / "labelmap_P96.mrc.gz")
     op = CompatDeepFinderOp(
         str(folder / "net_weights_FINAL.h5"), float(volume.mean()), float(volume.std()),
-        volume.shape, box=96,
+        shape=volume.shape, box=96,
     )  # fmt: skip
     # a block at two seams: four of the 27 patches
     grid = tile_grid(volume.shape, (46, 46, 42), op)
@@ -214,7 +214,7 @@ def test_published_score_maps_and_labels_are_those_of_the_program(golden):
 @pytest.mark.parametrize("write", [(40, 40, 40), (16, 24, 60)])
 def test_published_averages_do_not_depend_on_the_blocks(model, write):
     volume = np.random.default_rng(0).normal(size=(40, 44, 60)).astype("f4")
-    op = CompatDeepFinderOp(str(model), 0.1, 0.9, volume.shape, box=84)
+    op = CompatDeepFinderOp(str(model), 0.1, 0.9, shape=volume.shape, box=84)
     at_once = in_blocks(op, volume, tile_grid(volume.shape, volume.shape, op))
     found = in_blocks(op, volume, tile_grid(volume.shape, write, op))
     np.testing.assert_array_equal(found, at_once)
@@ -248,7 +248,7 @@ def test_segment_makes_the_score_maps_of_all_classes(tmp_path, two_workers, mode
     mean, std = float(volume.mean(dtype="f8")), float(volume.std(dtype="f8"))
     op: DeepFinderOp | CompatDeepFinderOp = DeepFinderOp(str(model), mean, std)
     if compat is not None:
-        op = CompatDeepFinderOp(str(model), mean, std, volume.shape, box=84)
+        op = CompatDeepFinderOp(str(model), mean, std, shape=volume.shape, box=84)
     expected = in_blocks(op, volume, Grid(volume.shape, volume.shape))
     found = reader.read(Box.whole(volume.shape))
     np.testing.assert_allclose(found, expected[1], atol=1e-5 if compat is None else 5e-4)

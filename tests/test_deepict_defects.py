@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from deepict_dask.cli import particles as particle_commands
 from deepict_dask.config import PickSettings, RunConfig, SegmentSettings
+from deepict_dask.config.training import TrainConfig
 from deepict_dask.core.errors import ShapeMismatchError
 from deepict_dask.core.geometry import Box
 from deepict_dask.evaluate.picks import score_picks
@@ -31,10 +32,10 @@ from deepict_dask.evaluate.report import EvaluatedTomogram, Evaluation
 from deepict_dask.io.picks import read_picks
 from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs.equalize import measure_spectrum
-from deepict_dask.jobs.merge_picks import merge_lists
-from deepict_dask.jobs.pick import pick_particles
-from deepict_dask.jobs.segment import segment_volume
-from deepict_dask.jobs.segment_slices import segment_slices_volume
+from deepict_dask.jobs.particle_lists.merge import merge_lists
+from deepict_dask.jobs.picking.pick import pick_particles
+from deepict_dask.jobs.segmenting.segment import segment_volume
+from deepict_dask.jobs.segmenting.slices import segment_slices_volume
 from deepict_dask.jobs.session import Session
 from deepict_dask.models.checkpoint import load_checkpoint, model_info, save_model
 from deepict_dask.models.unet2d import UNet2D, UNet2DSettings
@@ -42,7 +43,8 @@ from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
 from deepict_dask.particles.merge import MergeSettings
 from deepict_dask.pipeline import run_pipeline
 from deepict_dask.segmentation.windows import normalise
-from deepict_dask.training import TrainSettings, standardized, train_unet3d
+from deepict_dask.training.fit import train_network
+from deepict_dask.training.score_limits import standardized
 
 NEVER_PREDICTED = 1 / (1 + np.exp(np.float32(10)))
 MODES = ["intersection", "contact", "colocalization"]
@@ -402,19 +404,32 @@ def seen(monkeypatch):
     return patches
 
 
-def train(volume, **wishes):
-    network = UNet3DSettings(depth=1, initial_features=2)
-    settings = TrainSettings(network, steps=24, patch_shape=(8, 8, 8), norm_batches=0, **wishes)
-    train_unet3d([volume], [(volume > 100).astype("uint8")[None]], settings)
+def train(folder, volume, *, flips):
+    """Train on one tomogram as ``train`` does; return it as read again."""
+    folder.mkdir()
+    write(folder / "tomo.mrc", volume)
+    write(folder / "labels.mrc", (volume > 100).astype("int8"))
+    (folder / "tomograms.csv").write_text("name,tomogram,labels\nTS_1,tomo.mrc,labels.mrc\n")
+    config = TrainConfig(
+        tomograms=folder / "tomograms.csv",
+        output=folder / "model",
+        classes={"bright": {"labels": "labels"}},
+        network={"depth": 1, "initial_features": 2},
+        patches={"shape": (8, 8, 8), "sampling": "uniform"},
+        augment={"flips": flips},
+        optimizer={"epochs": 1, "steps_per_epoch": 24, "batch_size": 2},
+    )
+    train_network(config, device="cpu")
 
 
-def test_patches_are_normalised_however_few_there_are(seen):
+def test_patches_are_normalised_however_few_there_are(seen, tmp_path):
     """[BUG] A set of so few patches that all serve for training is trained on as it is in the file.
 
     And a normalised one with other statistics than prediction uses.
     """
     volume = noise((8, 8, 8))  # one patch, mean 100, deviation 7
-    train(volume)
+    train(tmp_path / "few", volume, flips=True)
+    assert len(seen) >= 48
     for patch in seen:
         assert abs(patch.mean()) < 1e-5
         assert abs(patch.std() - 1) < 1e-5
@@ -422,19 +437,19 @@ def test_patches_are_normalised_however_few_there_are(seen):
     np.testing.assert_allclose(standardized(volume), at_prediction, atol=1e-6)
 
 
-def test_augmentation_reaches_the_network(seen):
+def test_augmentation_reaches_the_network(seen, tmp_path):
     """[BUG] Augmented data are computed and thrown away: the data loader gets the plain ones."""
     volume = noise((8, 8, 8))
-    train(volume, flips=False)
+    train(tmp_path / "plain", volume, flips=False)
     assert len({patch.tobytes() for patch in seen}) == 1
+    plain = seen[0]
     seen.clear()
-    train(volume, flips=True)
-    plain = standardized(volume)
+    train(tmp_path / "flipped", volume, flips=True)
     flips = [np.flip(plain, [a for a in range(3) if n >> a & 1]) for n in range(8)]
     images = {np.ascontiguousarray(flip).tobytes() for flip in flips}
     found = {np.ascontiguousarray(patch).tobytes() for patch in seen}
     assert found <= images
-    assert len(found) > 4  # 48 draws of 8
+    assert len(found) > 4  # of 8, drawn at least 48 times
 
 
 # -- evaluation ----------------------------------------------------------------------------------

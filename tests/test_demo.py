@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_cdt
 
 from deepict_dask import demo
+from deepict_dask.config import dump_config, load_run_config
 from deepict_dask.core.errors import OutputExistsError
 from deepict_dask.core.geometry import Box
 from deepict_dask.demo import DemoSettings, demo_config, run_demo
@@ -40,6 +42,18 @@ def test_the_two_lists_of_a_class_differ_in_nothing_but_the_context(tmp_path):
     for name in ("ribosome", "fas"):
         alone, inside = (picks[key].model_dump(exclude=context) for key in (f"{name}_alone", name))
         assert alone == inside
+
+
+def test_the_config_that_is_left_names_the_same_files_from_anywhere(tmp_path, monkeypatch):
+    """Paths in a config are relative to its folder, those of the command line to the user's."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("demo")
+    written = dump_config(demo_config(folder / "tomogram.mrc", folder))
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "run.yaml").write_text(written)
+    config = load_run_config(tmp_path / "demo" / "run.yaml")
+    assert config.tomograms == tmp_path / "demo" / "tomogram.mrc"
+    assert config.output == tmp_path / "demo" / "results"
 
 
 def test_picks_with_context_are_those_alone_that_lie_in_the_cytosol_found(

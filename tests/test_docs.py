@@ -18,6 +18,7 @@ import yaml
 import deepict_dask
 from deepict_dask.cli import app
 from deepict_dask.config import load_run_config
+from deepict_dask.config.training import load_train_config
 from deepict_dask.demo import MODEL
 from deepict_dask.models.registry import bundled_models
 
@@ -31,9 +32,11 @@ PAGES = {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "deepict_dask/DESIGN.md",
-        *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+        *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
     )
 }
+FIRST_RUNS = README + PAGES["docs/running.md"]
+IN_PYTHON = PAGES["docs/python.md"]
 COMMANDS = typer.main.get_command(app)
 
 
@@ -74,10 +77,9 @@ def parse(line):
 
 
 PYTHON = [(page, code) for page, text in PAGES.items() for code in blocks(text, "python")]
-YAML = [
-    *blocks(README, "yaml"),
-    *(y for n, t in PAGES.items() if n != "README.md" for y in blocks(t, "yaml")),
-]
+YAML = [text for page in PAGES.values() for text in blocks(page, "yaml")]
+TRAINING = [text for text in YAML if "\nclasses:" in text]
+YAML = [text for text in YAML if text not in TRAINING]
 SHELL = [line for text in PAGES.values() for line in shell_lines(text)]
 OURS = [line for line in SHELL if line.startswith("deepict-dask")]
 OURS += [line for text in PAGES.values() for line in inline_commands(text)]
@@ -127,20 +129,29 @@ def test_every_python_block_runs(page, code, demo_folder, monkeypatch):
 
 
 @pytest.mark.parametrize("text", YAML, ids=range(len(YAML)))
-def test_every_run_file_of_the_readme_loads(text, tmp_path):
+def test_every_run_file_of_the_documents_loads(text, tmp_path):
     (tmp_path / "run.yaml").write_text(text)
     config = load_run_config(tmp_path / "run.yaml")
     assert config.output.is_relative_to(tmp_path)
     assert config.pick
 
 
-def test_the_first_two_runs_of_the_readme_name_files_that_exist(golden, real_files, tmp_path):
-    for text in YAML[:2]:
+@pytest.mark.parametrize("text", TRAINING, ids=range(len(TRAINING)))
+def test_every_training_file_of_the_documents_loads(text, tmp_path):
+    (tmp_path / "train.yaml").write_text(text)
+    config = load_train_config(tmp_path / "train.yaml")
+    assert config.output.is_relative_to(tmp_path)
+
+
+def test_the_first_runs_of_the_documents_name_files_that_exist(golden, real_files, tmp_path):
+    first = [text for text in blocks(FIRST_RUNS, "yaml") if "../shared/" in text]
+    assert len(first) == 3  # the golden one is on both pages
+    for text in first:
         (tmp_path / "run.yaml").write_text(text.replace("../shared/", f"{golden.parent}/"))
         config = load_run_config(tmp_path / "run.yaml")
         assert config.tomograms.is_file()
         assert Path(config.segment[0].model).is_file()
-    assert YAML[0].count(str(real_files.name)) == 1
+    assert sum(f"../{real_files.parent.name}/{real_files.name}/" in text for text in first) == 1
 
 
 @pytest.mark.parametrize("line", OURS)
@@ -182,13 +193,14 @@ def test_dask_commands_of_the_readme_have_the_options_they_use():
 
 
 @pytest.mark.parametrize("name", deepict_dask.__all__)
-def test_every_public_name_is_in_the_readme(name):
+def test_every_public_name_is_in_the_readme_and_explained(name):
     assert re.search(rf"\b{name}\b", README)
+    assert re.search(rf"\b{name}\b", IN_PYTHON)
     assert getattr(deepict_dask, name)
 
 
 def test_the_example_names_the_model_of_the_demo():
-    assert re.findall(r'segment\(\w+, "(\w+)"', README) == [MODEL]
+    assert re.findall(r'segment\(\w+, "(\w+)"', IN_PYTHON) == [MODEL]
 
 
 @pytest.mark.parametrize(
@@ -231,4 +243,35 @@ def test_hooks_are_local_and_use_the_pinned_ruff():
 
 
 def test_the_place_for_figures_is_there():
-    assert README.count("<!-- measured -->") == 1
+    assert README.count("<!-- measured -->") == README.count("<!-- /measured -->") == 1
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) < 2200
+
+
+def test_packages_are_installed_from_the_repository_with_its_constraints():
+    """This package is on no index."""
+    lines = [
+        line
+        for text in PAGES.values()
+        for line in re.findall(r"pip install [^`\n]*", text)
+        if "deepict-dask" in line or "-e " in line
+    ]
+    assert len(lines) >= 3
+    assert [
+        line for line in lines if not line.startswith("pip install -c constraints.txt -e ")
+    ] == []
+
+
+def test_the_first_training_of_the_documents_is_one_on_the_demos_cell(demo_folder):
+    from deepict_dask.training.data import open_training_data
+
+    part = PAGES["docs/training.md"].split("## A first training")[1].split("\n## ")[0]
+    (demo_folder / "first.csv").write_text(blocks(part, "text")[0])
+    (demo_folder / "first.yaml").write_text(
+        blocks(part, "yaml")[0].replace("fraction: 0.25", "fraction: 0.5")  # a smaller cell
+    )
+    data = open_training_data(load_train_config(demo_folder / "first.yaml"))
+    assert data.counts()["particles"].sum() == 3
+    assert data.batch(0)[1].any()

@@ -26,6 +26,8 @@ from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.evaluate.report import as_csv, as_json, as_text
 from deepict_dask.evaluate.settings import PicksEvaluation, SegmentationEvaluation
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
+from deepict_dask.io.picks import write_picks
+from deepict_dask.io.picks_table import make_picks
 from deepict_dask.jobs.evaluate import (
     evaluate_picks,
     evaluate_picks_table,
@@ -451,3 +453,28 @@ def test_segmentation_is_a_command(volumes, tmp_path):
     assert found["voxels"] == (read(volumes["region"]) != 0).sum()
     assert (found["sampled"], found["name"]) == (100, "score")
     assert (tmp_path / "plot.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("numbered_is", ["predicted", "truth"])
+@pytest.mark.parametrize("wanted", ["FAS", "2"])
+def test_a_list_with_numbers_is_not_compared_with_classes_by_name(tmp_path, numbered_is, wanted):
+    named, numbered = tmp_path / "named.csv", tmp_path / "numbered.tbl"
+    picks = make_picks([[1, 1, 1], [9, 9, 9]], [2, 1], class_name=["ribosome", "FAS"])
+    write_picks(picks, named)
+    write_picks(picks, numbered)
+    pair = (numbered, named) if numbered_is == "predicted" else (named, numbered)
+    settings = PicksEvaluation.model_validate({"radius": 2, "class": wanted})
+    known = "FAS, ribosome" if wanted == "2" else "1, 2"
+    with pytest.raises(ConfigError, match=rf"the class {wanted}, found {known}; .*class_name"):
+        evaluate_picks(*pair, settings)
+    with pytest.raises(ConfigError, match="found 1, 2, FAS, ribosome; choose one"):
+        evaluate_picks(*pair, PicksEvaluation(radius=2))
+
+
+def test_two_lists_with_numbers_are_compared_by_number(tmp_path):
+    place = [[1, 1, 1], [9, 9, 9], [20, 20, 20]]
+    write_picks(make_picks(place, class_number=[1, 2, 2]), tmp_path / "a.tbl")
+    write_picks(make_picks(place[:2], class_number=[1, 2]), tmp_path / "b.em")
+    settings = PicksEvaluation.model_validate({"radius": 2, "class": "2"})
+    score = evaluate_picks(tmp_path / "a.tbl", tmp_path / "b.em", settings)
+    assert (score.n_found, score.n_true, score.true_positives) == (2, 1, 1)

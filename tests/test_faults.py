@@ -7,42 +7,22 @@ fault, where the run survives it) and were written again.
 
 from __future__ import annotations
 
-import json
 import random
 
-import mrcfile
-import numpy as np
 import pytest
-import zarr
 from fault_cluster import Cluster, end_of, kill, start_driver
-from programs import files_of, marks, times_of, wait_until
+from fault_runs import FaultRun, threshold_of, write_inputs
+from programs import marks, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
-SHAPE = (128, 128, 256)
-CHUNK = 32
 VICTIMS = ("worker", "nanny", "scheduler", "driver")
 N_SEEDS = 20
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A noisy tomogram and a small network with random weights."""
-    import torch
-
-    from deepict_dask.models.checkpoint import save_model
-    from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
-
-    folder = tmp_path_factory.mktemp("inputs")
-    noise = np.random.default_rng(5).normal(size=SHAPE).astype("float32")
-    mrcfile.write(folder / "cell.mrc", noise, voxel_size=10)
-    torch.manual_seed(0)
-    network = UNet3D(UNet3DSettings(depth=1, initial_features=2)).eval()
-    for weights in network.parameters():
-        torch.nn.init.normal_(weights, std=0.2)
-    path = folder / "model.safetensors"
-    save_model(path, network, class_names=("ribosome",), voxel_spacing_angstrom=10.0)
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
@@ -51,71 +31,16 @@ def cluster(tmp_path_factory):
         yield started
 
 
-def write_config(folder, inputs, threshold=0.5):
-    """Write the YAML of a run; return its command."""
-    values = {
-        "tomograms": str(inputs / "cell.mrc"),
-        "output": str(folder / "out"),
-        "chunks": [CHUNK] * 3,
-        "segment": [{"model": str(inputs / "model.safetensors")}],
-        "pick": [{"threshold": threshold, "label_map": True}],
-        "cluster": {"memory": "400MiB"},
-    }
-    folder.mkdir(exist_ok=True)
-    (folder / "run.yaml").write_text(json.dumps(values))
-    return ("run", folder / "run.yaml", "--resume", "--no-progress")
-
-
-class Run:
-    """One run's folder, command and progress."""
-
-    def __init__(self, folder, inputs, threshold):
-        self.command = write_config(folder, inputs, threshold)
-        self.cell = folder / "out" / "cell"
-        self.scores = self.cell / "scores_model.zarr"
-        self.partial = self.cell / "scores_model.zarr.partial"
-        self.picks = self.cell / "picks_0.partial"
-        self.n_windows = 0
-
-    @property
-    def n_done(self):
-        return sum(marks(self.partial))
-
-    @property
-    def chunks(self):
-        """When each chunk of the score map was written."""
-        store = self.scores if self.scores.exists() else self.partial / "volume.zarr"
-        return {n: t for n, t in times_of(store).items() if n.startswith("0/c/") and n[-1] != "l"}
-
-    def moments(self, n_windows):
-        """Conditions that become true one after another over a run's life."""
-        yield self.partial.exists
-        for n in range(1, n_windows):
-            yield lambda n=n: self.n_done >= n or self.scores.exists()
-        yield self.scores.exists
-        yield lambda: (self.picks / "nodes").exists() or self._picked
-        yield lambda: (self.picks / "segmentation.zarr" / "0" / "c").exists() or self._picked
-
-    @property
-    def _picked(self):
-        return (self.cell / "picks_0" / "run.json").exists()
-
-    def results(self):
-        """Digests of all files but the one that holds times."""
-        return {n: d for n, d in files_of(self.cell).items() if not n.endswith("run.json")}
-
-
 @pytest.fixture(scope="module")
 def threshold(inputs, cluster, tmp_path_factory):
-    """A threshold that leaves a few hundred small clusters."""
-    run = Run(tmp_path_factory.mktemp("scout"), inputs, 0.5)
+    run = FaultRun(tmp_path_factory.mktemp("scout"), inputs, 0.5)
     finish(run, cluster)
-    return round(float(np.quantile(zarr.open_array(run.scores / "0", mode="r")[:], 0.99)), 6)
+    return threshold_of(run)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(inputs, cluster, threshold, tmp_path_factory):
-    run = Run(tmp_path_factory.mktemp("undisturbed"), inputs, threshold)
+    run = FaultRun(tmp_path_factory.mktemp("undisturbed"), inputs, threshold)
     driver = start_driver(run.command, cluster)
     wait_until(lambda: marks(run.partial), driver)
     run.n_windows = len(marks(run.partial))
@@ -157,7 +82,7 @@ def test_a_process_killed_at_a_random_moment_changes_no_byte(
 ):
     chance = random.Random(seed)
     victim = VICTIMS[seed % len(VICTIMS)]
-    run = Run(tmp_path, inputs, threshold)
+    run = FaultRun(tmp_path, inputs, threshold)
     n_chunks = len(undisturbed.chunks)
     moments = [*run.moments(undisturbed.n_windows)]
     # Each kind of victim meets every fifth of the run's life once.
@@ -188,7 +113,7 @@ def test_a_process_killed_at_a_random_moment_changes_no_byte(
 def test_a_run_waits_for_workers_when_all_have_died(
     inputs, cluster, threshold, undisturbed, tmp_path
 ):
-    run = Run(tmp_path, inputs, threshold)
+    run = FaultRun(tmp_path, inputs, threshold)
     driver = start_driver(run.command, cluster)
     wait_until(lambda: run.n_done >= 20, driver)
     for number in range(cluster.n_workers):
@@ -220,7 +145,7 @@ def test_a_run_survives_a_worker_that_is_killed_for_its_memory(
 ):
     from distributed import Client
 
-    run = Run(tmp_path, inputs, threshold)
+    run = FaultRun(tmp_path, inputs, threshold)
     driver = start_driver(run.command, cluster)
     wait_until(lambda: run.n_done >= 5, driver)
     before = {cluster.worker_of(nanny).pid for nanny in cluster.nannies}

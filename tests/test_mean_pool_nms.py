@@ -16,7 +16,7 @@ from deepict_dask.core.geometry import Box, Grid, as_vec
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
 from deepict_dask.io.picks import read_picks
-from deepict_dask.jobs.pick import pick_particles
+from deepict_dask.jobs.picking.pick import pick_particles
 from deepict_dask.jobs.session import Session
 from deepict_dask.particles.deepetpicker_compat import (
     TileSearch,

@@ -6,10 +6,12 @@ Peaks are VmHWM of Linux: the largest resident size a process has had.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import mrcfile
@@ -21,12 +23,15 @@ from scipy import ndimage
 
 from deepict_dask.core.geometry import Box, Grid
 from deepict_dask.core.statistics import StatisticsReduction
+from deepict_dask.core.tables import empty_rows
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.engine.budget import BASELINE_BYTES, BASELINE_TORCH_BYTES
+from deepict_dask.engine.handover import HandedOver
+from deepict_dask.engine.reduce import TreeNode, combine_children
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
-from deepict_dask.jobs.choose_and_label import ChooseAndLabel
 from deepict_dask.jobs.convert import CopyOp
-from deepict_dask.labelling import LabelReduction, RelabelOp, SelectSettings
+from deepict_dask.jobs.picking.choose_and_label import ChooseAndLabel
+from deepict_dask.labelling import LabelNode, LabelReduction, RelabelOp, SelectSettings
 
 pytestmark = [
     pytest.mark.slow,
@@ -166,8 +171,8 @@ def peak_of_tables(n, scratch):
 
     from deepict_dask.config import PickSettings
     from deepict_dask.core.tables import empty_rows
-    from deepict_dask.jobs.pick_clusters import ClusterTables, gather_clusters
-    from deepict_dask.jobs.pick_outputs import write_tables
+    from deepict_dask.jobs.picking.clusters import ClusterTables, gather_clusters
+    from deepict_dask.jobs.picking.outputs import write_tables
 
     for part in range(2):  # of two nodes, whose clusters take turns
         for start in range(part, n, 1 << 17):
@@ -199,6 +204,40 @@ def test_the_driver_needs_no_more_memory_for_twice_the_clusters(tmp_path):
     fewer, more = peaks
     assert more <= 1.05 * fewer
     assert more <= 450 * MIB
+
+
+def test_joining_eight_large_boxes_takes_little_more_than_their_faces(tmp_path):
+    side, shape = 384, (768,) * 3
+    generator = np.random.default_rng(0)
+
+    def box_of(place):
+        """Make the node of a box of which every thousandth face voxel is a cluster of its own."""
+        box = Box(*([i * side for i in place], [(i + 1) * side for i in place]))
+        faces, n = {}, 0
+        for axis, index in enumerate(place):
+            face = np.zeros((side, side), np.int32)
+            chosen = generator.random(face.shape) < 0.001
+            face[chosen] = np.arange(n + 1, n + 1 + np.count_nonzero(chosen))
+            faces[axis, 1 - index], n = face, n + np.count_nonzero(chosen)
+        rows = empty_rows(n)
+        rows["first_voxel"] = np.arange(n) + 1_000_000 * (place[0] * 4 + place[1] * 2 + place[2])
+        rows["n_voxels"] = 1
+        return LabelNode(box, faces, rows)
+
+    places = list(itertools.product((0, 1), repeat=3))
+    packed = [HandedOver.pack(box_of(place), tmp_path / f"{place}") for place in places]
+    assert all(child.path for child in packed)
+    bytes_of_faces = 8 * 3 * side**2 * 4
+    reduction = LabelReduction(shape, SELECT)
+    tracemalloc.start()
+    try:
+        combine_children(
+            reduction, TreeNode(1, (0, 0, 0)), places, packed, None, unpack=HandedOver.unpack
+        )
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * bytes_of_faces
 
 
 def lattice(connectivity):

@@ -17,8 +17,8 @@ from deepict_dask.core.geometry import Box
 from deepict_dask.io.spectrum import read_spectrum
 from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs.equalize import equalize_volume, measure_spectrum
-from deepict_dask.jobs.pick import pick_particles
-from deepict_dask.jobs.segment import segment_volume
+from deepict_dask.jobs.picking.pick import pick_particles
+from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
 
 CASES = [

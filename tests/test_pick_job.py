@@ -19,7 +19,7 @@ from deepict_dask.core.geometry import Box, Grid
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs.pick import pick_particles
+from deepict_dask.jobs.picking.pick import pick_particles
 from deepict_dask.jobs.session import Session
 
 TABLES = ("picks.csv", "motl.csv", "picks.star", "clusters.parquet")

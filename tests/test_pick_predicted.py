@@ -16,8 +16,8 @@ from deepict_dask.core.errors import ConfigError
 from deepict_dask.core.geometry import Box
 from deepict_dask.engine.budget import BASELINE_TORCH_BYTES
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs import segment_windows
-from deepict_dask.jobs.pick_predicted import PickSection, pick_predicted
+from deepict_dask.jobs.picking.predicted import PickSection, pick_predicted
+from deepict_dask.jobs.segmenting import windows as segment_windows
 from deepict_dask.jobs.session import Session
 from deepict_dask.models.checkpoint import save_model
 from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
@@ -281,7 +281,7 @@ torch.set_num_threads(1)
 from deepict_dask.core.geometry import Box, Grid
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
-from deepict_dask.jobs.predict_and_label import LabelledChannel, PredictAndLabel
+from deepict_dask.jobs.picking.predict_and_label import LabelledChannel, PredictAndLabel
 from deepict_dask.labelling import LabelReduction, SelectSettings
 from deepict_dask.segmentation.joint import JointSegmentOp
 from deepict_dask.segmentation.windows import SegmentOp

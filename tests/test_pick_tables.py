@@ -14,7 +14,7 @@ from deepict_dask.engine.runs import RowFile
 from deepict_dask.io.parquet import write_parquet
 from deepict_dask.io.picks import FORMATS, write_pick_batches
 from deepict_dask.io.picks_table import TomogramFrame, make_picks
-from deepict_dask.jobs.pick_clusters import ClusterTables, gather_clusters, store_distances
+from deepict_dask.jobs.picking.clusters import ClusterTables, gather_clusters, store_distances
 from deepict_dask.labelling import op as labelling_op
 from deepict_dask.labelling.op import final_labels
 from deepict_dask.particles import cluster_table, picks_table

@@ -16,7 +16,7 @@ from deepict_dask.core.errors import ConfigError, OutputExistsError, PicksFormat
 from deepict_dask.evaluate.compare import compare_picks, pair_nearest
 from deepict_dask.io.picks import read_picks, write_picks
 from deepict_dask.io.picks_table import make_picks
-from deepict_dask.jobs.compare_picks import compare_lists
+from deepict_dask.jobs.particle_lists.compare import compare_lists
 
 places = st.lists(st.tuples(*[st.integers(0, 9)] * 3), max_size=25)
 
@@ -176,3 +176,18 @@ def test_the_command_shows_the_table(three_lists, tmp_path):
     assert "1 particles in 3 of 3 lists" in found.output
     assert "ribosome" in found.output
     assert (tmp_path / "o/compare.csv").exists()
+
+
+def test_classes_that_cannot_be_told_apart_are_a_warning(tmp_path, caplog):
+    picks = make_picks([[1, 1, 1], [9, 9, 9]], [2, 1], class_name=["ribosome", "FAS"])
+    for name in ("a.csv", "b.tbl", "c.coords"):
+        write_picks(picks, tmp_path / name)
+    caplog.clear()
+    compare_lists([tmp_path / "a.csv", tmp_path / "b.tbl"], 2)
+    assert "b does not name them, and there are 2" in caplog.text
+    caplog.clear()
+    compare_lists([tmp_path / "a.csv", tmp_path / "c.coords"], 2)
+    assert "no class in common (FAS, ribosome and 1, 2)" in caplog.text
+    caplog.clear()
+    compare_lists([tmp_path / "a.csv", tmp_path / "a.csv"], 2)
+    assert caplog.text == ""

@@ -16,7 +16,7 @@ from deepict_dask.cli import particles as commands
 from deepict_dask.core.errors import ConfigError, OutputExistsError, PicksFormatError, SpacingError
 from deepict_dask.io.picks import read_picks, write_picks
 from deepict_dask.io.picks_table import make_picks
-from deepict_dask.jobs.merge_picks import merge_lists
+from deepict_dask.jobs.particle_lists.merge import merge_lists
 from deepict_dask.particles.deepict_compat import merge_as_deepict
 from deepict_dask.particles.merge import MergeSettings, merge_picks, stand_ins
 

@@ -26,8 +26,8 @@ from deepict_dask.engine import ClusterSettings, connect
 from deepict_dask.io.picks import write_picks
 from deepict_dask.io.picks_table import make_picks
 from deepict_dask.io.volumes import open_volume
+from deepict_dask.jobs.particle_lists.to_mask import paint_picks
 from deepict_dask.jobs.session import Session
-from deepict_dask.jobs.spheres import paint_picks
 from deepict_dask.particles.spheres import SphereSettings, sphere_rows, write_sphere_table
 
 

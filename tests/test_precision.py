@@ -15,7 +15,7 @@ from deepict_dask.core.geometry import Box, Grid
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs.segment import segment_volume
+from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
 from deepict_dask.models.checkpoint import save_model
 from deepict_dask.models.inference import InferenceUNet3D
@@ -125,8 +125,8 @@ def test_another_precision_is_another_request(two_workers, model, tomogram, tmp_
 
 
 def test_the_precision_is_part_of_the_key(model, tomogram, two_workers):
-    from deepict_dask.jobs.chosen_model import choose_model
-    from deepict_dask.jobs.segment_windows import _request
+    from deepict_dask.jobs.segmenting.chosen_model import choose_model
+    from deepict_dask.jobs.segmenting.windows import _request
 
     session = Session(two_workers, device="cpu")
     full = SegmentSettings(model=model)
@@ -155,7 +155,7 @@ def test_a_2d_model_knows_one_precision(two_workers, tomogram, tmp_path):
 
 
 def test_an_unknown_precision_is_refused_by_the_command():
-    options = ["segment", "t.zarr", "s.zarr", "--model", "m.pth", "--precision", "float16"]
+    options = ["segment", "t.zarr", "s.zarr", "--model", "m.pth", "--precision", "float64"]
     result = CliRunner().invoke(app, options)
     assert result.exit_code != 0
     assert "precision" in (result.output + str(result.exception))

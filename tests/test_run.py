@@ -111,10 +111,15 @@ def test_a_second_run_does_nothing_and_says_so(two_workers, table):
     run_pipeline(Session(two_workers), table)
     of_tomograms = [p for name in "AC" for p in (table.output / name).rglob("*")]
     before = {p: p.stat().st_mtime_ns for p in of_tomograms if p.is_file()}
+    # What a run leaves that is killed after the output has its name.
+    remains = [table.output / "A" / f"picks_blob.{ending}" for ending in ("partial", "lock")]
+    remains[0].mkdir()
+    remains[1].touch()
     said: list[str] = []
     run_pipeline(Session(two_workers), table, say=said.append)
     after = {p: p.stat().st_mtime_ns for p in before}
     assert before == after
+    assert not any(path.exists() for path in remains)
     assert "A: picks_blob is up to date" in said
 
 

@@ -29,7 +29,7 @@ from deepict_dask.core.errors import (
 from deepict_dask.core.geometry import Grid
 from deepict_dask.io.array import ArrayReader
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs.segment_slices import segment_slices_volume
+from deepict_dask.jobs.segmenting.slices import segment_slices_volume
 from deepict_dask.jobs.session import Session
 from deepict_dask.models.checkpoint import load_checkpoint, save_model
 from deepict_dask.models.unet2d import UNet2D, UNet2DSettings
@@ -678,7 +678,7 @@ def test_an_interrupted_job_goes_on_where_it_stopped(
     session = Session(one_worker, chunks=(2, 32, 32))
     if compat is None:  # as many windows as chunks
         monkeypatch.setattr(
-            "deepict_dask.jobs.segment_slices.choose_slice_grid",
+            "deepict_dask.jobs.segmenting.slices.choose_slice_grid",
             lambda op, shape, chunks, _: SliceGrid(shape, chunks, op.halo, op.align),
         )
     ask = functools.partial(

@@ -11,9 +11,9 @@ from deepict_dask.config import RunConfig, SegmentSettings
 from deepict_dask.core.errors import ConfigError
 from deepict_dask.engine import arrays
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs import segment_windows
-from deepict_dask.jobs.segment import segment_volume
-from deepict_dask.jobs.segment_windows import segment_together
+from deepict_dask.jobs.segmenting import windows as segment_windows
+from deepict_dask.jobs.segmenting.segment import segment_volume
+from deepict_dask.jobs.segmenting.windows import segment_together
 from deepict_dask.jobs.session import Session
 from deepict_dask.models.checkpoint import save_model
 from deepict_dask.models.unet3d import UNet3D, UNet3DSettings

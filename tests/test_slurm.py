@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(240)]
 
 MEMORY = "1376MiB"
 """What a worker has of a job of 1.5 GiB."""
-RECORDS = {"run.json", "stages.json", "summary.csv", ".deepict-dask"}
+RECORDS = {"run.json", "stages.json", "summary.csv", "report.html", ".deepict-dask"}
 """Files and folders that hold paths and times."""
 
 
@@ -152,7 +152,8 @@ def test_the_time_limit_of_the_drivers_own_job_cancels_the_jobs(slurm, profile, 
     process = start("run", written(folder, "ended"), "--cluster", profile())
     slurm.wait_for(lambda _: [*(folder / "ended").rglob("*.partial")])
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, text
     slurm.wait_for(lambda machine: not machine.jobs(), timeout_s=10)
 
 

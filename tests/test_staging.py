@@ -23,7 +23,7 @@ from deepict_dask.core.errors import (
     WorkFailedError,
 )
 from deepict_dask.core.geometry import Grid
-from deepict_dask.engine import Ledger, StagedOutput, fingerprint, request_key
+from deepict_dask.engine import Ledger, StagedOutput, fingerprint, request_key, staging
 from deepict_dask.engine.arrays import explain, naming
 from deepict_dask.engine.budget import format_bytes, parse_bytes
 from deepict_dask.engine.staging import ZARR_MARKS
@@ -40,8 +40,8 @@ class KilledError(Exception):
 def make(path, key=ONE_KEY, *, text="finished", overwrite=False):
     """Make a folder with one file and the mark of a finished result."""
     with StagedOutput(path, key, overwrite=overwrite) as staged:
-        (staged.partial / "picks.csv").write_text(text)
-        (staged.partial / "run.json").write_text("{}")
+        (staged.folder / "picks.csv").write_text(text)
+        (staged.folder / "run.json").write_text("{}")
         staged.commit()
 
 
@@ -66,7 +66,7 @@ def names(folder):
 def test_an_output_appears_only_when_it_is_committed(tmp_path):
     path = tmp_path / "deep" / "picks"
     with StagedOutput(path, ONE_KEY) as staged:
-        (staged.partial / "picks.csv").write_text("half")
+        (staged.folder / "picks.csv").write_text("half")
         assert not path.exists()
         staged.commit()
     assert names(path) == ["picks.csv"]
@@ -115,7 +115,8 @@ def test_another_request_starts_afresh(tmp_path):
     leave_unfinished(path)
     with StagedOutput(path, OTHER_KEY) as staged:
         assert not staged.resumed
-        assert names(staged.partial) == [".request"]
+        assert names(staged.partial) == [".request", OTHER_KEY[:12]]
+        assert names(staged.folder) == []
         with staged.open_ledger(GRID) as ledger:
             assert ledger.n_resumed == 0
 
@@ -348,3 +349,64 @@ def test_what_a_killed_program_left_of_a_file_goes_with_the_next_one(tmp_path):
     assert not dead.exists()
     assert alive.exists()
     assert foreign.exists()
+
+
+def run_killed_at_step(number, work):
+    """Run something in a process of its own that ends for good before a step of the file system.
+
+    Returns whether it got as far as that step.
+    """
+
+    def target():
+        steps = iter(range(number))
+
+        def killed_before(call):
+            def step(*arguments, **options):
+                if next(steps, None) is None:
+                    os._exit(9)
+                return call(*arguments, **options)
+
+            return step
+
+        for module, name in ((os, "replace"), (os, "close"), (staging, "remove")):
+            setattr(module, name, killed_before(getattr(module, name)))
+        work()
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=target)
+    process.start()
+    process.join(60)
+    return process.exitcode == 9
+
+
+@pytest.mark.parametrize("has_old", [False, True])
+def test_whenever_a_run_is_killed_the_next_one_leaves_the_output_alone_in_its_folder(
+    tmp_path, has_old
+):
+    number, was_killed, n_named = 0, True, 0
+    while was_killed:
+        folder = tmp_path / str(number)
+        path = folder / "picks"
+        if has_old:
+            make(path, text="old")
+        was_killed = run_killed_at_step(
+            number, lambda path=path: make(path, OTHER_KEY, text="new", overwrite=True)
+        )
+        if path.exists() and (path / "picks.csv").read_text() == "new":
+            n_named += was_killed
+            StagedOutput(path, OTHER_KEY).clear_remains()
+        else:
+            make(path, OTHER_KEY, text="new", overwrite=True)
+        assert [p.name for p in folder.iterdir()] == ["picks"]
+        assert (path / "picks.csv").read_text() == "new"
+        number += 1
+    assert number >= 5
+    assert n_named >= 2
+
+
+def test_remains_are_left_alone_while_another_run_makes_the_output(tmp_path):
+    make(tmp_path / "picks")
+    with StagedOutput(tmp_path / "picks", OTHER_KEY, overwrite=True) as staged:
+        (staged.folder / "half").write_text("half")
+        StagedOutput(tmp_path / "picks", ONE_KEY).clear_remains()
+        assert (staged.folder / "half").exists()

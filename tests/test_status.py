@@ -14,8 +14,8 @@ from deepict_dask.cli import app
 from deepict_dask.core.errors import ConfigError
 from deepict_dask.engine.ledger import Ledger
 from deepict_dask.engine.output_lock import OutputLock
-from deepict_dask.jobs.run_journal import Journal, lock_of, read_events
-from deepict_dask.jobs.run_status import read_status, status_lines
+from deepict_dask.jobs.runs.journal import Journal, lock_of, read_events
+from deepict_dask.jobs.runs.status import read_status, status_lines
 from deepict_dask.jobs.session import Session
 from deepict_dask.pipeline import run_pipeline
 

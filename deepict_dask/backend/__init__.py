@@ -1,17 +1,33 @@
 """NumPy or CuPy, decided by the array: the only place that imports cupy, cupyx and cucim."""
 
-from .arrays import fft_of, is_on_device, namespace_of, ndimage_of, to_device, to_host
+from .arrays import fft_of, from_dlpack, is_on_device, namespace_of, ndimage_of, to_device, to_host
 from .components import label_components
-from .device import Device, resolve_device
+from .device import Device, count_gpus, resolve_device
+from .memory import (
+    compute_on,
+    device_budget,
+    empty_pools,
+    free_device_bytes,
+    is_out_of_memory,
+    say_once,
+)
 
 __all__ = [
     "Device",
+    "compute_on",
+    "count_gpus",
+    "device_budget",
+    "empty_pools",
     "fft_of",
+    "free_device_bytes",
+    "from_dlpack",
     "is_on_device",
+    "is_out_of_memory",
     "label_components",
     "namespace_of",
     "ndimage_of",
     "resolve_device",
+    "say_once",
     "to_device",
     "to_host",
 ]

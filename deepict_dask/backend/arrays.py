@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
     from .device import Device
 
-__all__ = ["fft_of", "is_on_device", "namespace_of", "ndimage_of", "to_device", "to_host"]
+__all__ = [
+    "cupy_module",
+    "fft_of",
+    "from_dlpack",
+    "is_on_device",
+    "namespace_of",
+    "ndimage_of",
+    "to_device",
+    "to_host",
+]
 
 
 def is_on_device(array: Any) -> bool:
@@ -114,6 +123,28 @@ def to_host(array: Any) -> np.ndarray[Any, Any]:
     True
     """
     return array.get() if is_on_device(array) else array
+
+
+def cupy_module() -> ModuleType:
+    """Return ``cupy``.
+
+    Raises
+    ------
+    DeviceError
+        It cannot be imported.
+    """
+    return _library("cupy")
+
+
+def from_dlpack(tensor: Any) -> Any:
+    """Return a tensor of another library on the GPU as a CuPy array that shares its memory.
+
+    Raises
+    ------
+    DeviceError
+        CuPy cannot be imported.
+    """
+    return cupy_module().from_dlpack(tensor)
 
 
 def _all_on_device(arrays: tuple[Any, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Connected components of a segmentation, on the CPU (cc3d) or on a GPU (cuCIM)."""
+"""Connected components of a segmentation, on the CPU (cc3d) or on a GPU (cuCIM, else CuPy)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import ConfigError, DeviceError, ShapeMismatchError
-from .arrays import is_on_device
+from ..core.errors import ConfigError, ShapeMismatchError
+from .arrays import is_on_device, ndimage_of
 
 __all__ = ["label_components"]
 
@@ -39,8 +39,6 @@ def label_components(segmentation: Any, connectivity: int) -> tuple[Any, int]:
         If the connectivity is another one.
     ShapeMismatchError
         If the array is not 3D.
-    DeviceError
-        If the array is on a GPU and cuCIM is not installed.
 
     Examples
     --------
@@ -76,13 +74,15 @@ def _label_on_cpu(foreground: np.ndarray[Any, Any], connectivity: int) -> tuple[
 
 
 def _label_on_gpu(foreground: Any, connectivity: int) -> tuple[Any, int]:
+    """Label with cuCIM where it is installed, which is faster, else with CuPy."""
+    rank = _RANK_OF_CONNECTIVITY[connectivity]
     try:
         measure = importlib.import_module("cucim.skimage.measure")
-    except ImportError as error:
-        raise DeviceError(
-            f"labelling on a GPU: expected cuCIM, found: {error}; install deepict-dask[cuda12] or "
-            "deepict-dask[cuda13], or use --device cpu"
-        ) from error
-    rank = _RANK_OF_CONNECTIVITY[connectivity]
-    labels, n = measure.label(foreground, connectivity=rank, return_num=True)
+    except ImportError:
+        # made on the host: 27 numbers
+        structure = np.zeros((3, 3, 3), bool)
+        structure[np.abs(np.indices((3, 3, 3)) - 1).sum(axis=0) <= rank] = True
+        labels, n = ndimage_of(foreground).label(foreground, structure)
+    else:
+        labels, n = measure.label(foreground, connectivity=rank, return_num=True)
     return labels.astype(np.int32, copy=False), int(n)

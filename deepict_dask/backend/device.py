@@ -14,9 +14,12 @@ from typing import Any
 
 from ..core.errors import ConfigError, DeviceError
 
-__all__ = ["Device", "resolve_device"]
+__all__ = ["Device", "count_gpus", "resolve_device"]
 
 _log = logging.getLogger(__name__)
+
+LEAST_FREE_BYTES = 2 << 30
+"""Free memory of a GPU below which nothing is worth starting: libraries alone take one GiB."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,27 @@ def _find_gpu() -> Device:
         raise _absent("a driver but no GPU; check CUDA_VISIBLE_DEVICES and the job's request")
     try:
         cupy.arange(2).sum().get()
-        return Device("cuda", _describe(cupy))
+        found = Device("cuda", _describe(cupy))
+        free, _total = cupy.cuda.Device().mem_info
     except failures as error:
         raise _absent(
             f"a GPU on which CuPy's build cannot run ({error}); install the extra that fits the "
             "driver: deepict-dask[cuda12] or deepict-dask[cuda13]"
         ) from error
+    if free < LEAST_FREE_BYTES:
+        raise _absent(
+            f"{free / 2**30:.1f} GiB free on {found.description}, less than "
+            f"{LEAST_FREE_BYTES >> 30} GiB; wait for other programs on it (nvidia-smi lists them)"
+        )
+    return found
+
+
+def count_gpus() -> int:
+    """Return how many GPUs this process sees, 0 without CuPy or a driver."""
+    try:
+        return int(_import_cupy().cuda.runtime.getDeviceCount())
+    except (DeviceError, RuntimeError, OSError):
+        return 0
 
 
 def _import_cupy() -> Any:

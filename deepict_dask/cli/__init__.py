@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -20,12 +21,17 @@ from . import (
     evaluating,
     fetching,
     filaments,
+    messages,
     particles,
     picking,
     project,
+    reporting,
     running,
+    segmenting,
     slices,
     status,
+    training,
+    viewing,
     volumes,
 )
 
@@ -39,8 +45,9 @@ app = typer.Typer(
     help="Find particles, membranes and organelles in cryo-electron tomograms, chunk by chunk.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # which takes "[default: 0.5]" for markup, and cuts options' names
     add_completion=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 models_app = typer.Typer(help="Bundled models and model files.", no_args_is_help=True)
 picks_app = typer.Typer(help="Particle lists.", no_args_is_help=True)
@@ -54,19 +61,24 @@ app.add_typer(dataset_app, name="dataset")
 app.add_typer(config_app, name="config")
 
 volumes.register(app)
+segmenting.register(app)
 datasets.register(dataset_app)
 slices.register(app)
-picking.register(app, picks_app)
+picking.register(app)
 particles.register(picks_app)
 comparing.register(picks_app)
 filaments.register(app)
 evaluating.register(evaluate_app)
 running.register(app, models_app)
+training.register(app)
 status.register(app)
+reporting.register(app)
+viewing.register(app)
 project.register(config_app)
 fetching.register(app)
 
 _debug = False
+_is_program = False
 _UsageError: Any = typer.BadParameter.__base__
 """Base of the parser's errors: Click's, or that of the copy of Click inside newer Typer."""
 _INTERRUPTED = 130
@@ -82,26 +94,47 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[  # noqa: ARG001 - its callback does the work
         bool,
         typer.Option("--version", help="Show the version.", is_eager=True, callback=show_version),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     log_level: Annotated[str, typer.Option("--log-level", help="debug to error.")] = "warning",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Errors only; results are in files.")
+    ] = False,
+    log_format: Annotated[
+        str, typer.Option("--log-format", help="text; json: one object a line.")
+    ] = "text",
+    log_file: Annotated[
+        Path | None,
+        typer.Option("--log-file", help="Everything that is said, with the time, goes here too"),
+    ] = None,
 ) -> None:
     """Translate the options that come before the command."""
     global _debug
     _debug = debug
-    if log_level.upper() not in logging.getLevelNamesMapping():
-        raise ConfigError(f"--log-level: expected debug to error, found {log_level!r}")
-    logging.basicConfig(level=log_level.upper(), format="%(levelname)s: %(message)s")
+    messages.begin(level=log_level, quiet=quiet, form=log_format, file=log_file)
+    if not _is_program:  # else what stops the command is yet to be said
+        context.call_on_close(messages.end)
     for noisy in ("distributed", "asyncio", "tornado"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    logging.getLogger("tornado.application").addFilter(is_worth_showing)
+
+
+def is_worth_showing(record: logging.LogRecord) -> bool:
+    """Say whether a log line is more than an interruption that distributed was not ready for.
+
+    Its ``sync`` cannot cancel what it has not begun yet, and says so with a traceback; the command
+    ends as it should (seen with distributed 2026.8, on a busy machine).
+    """
+    return "sync.<locals>.cancel" not in record.getMessage()
 
 
 def fail(error: DeepictError) -> NoReturn:
     """Print one message and leave."""
-    print(f"error: {error}", file=sys.stderr)
+    messages.say_error(error)
     sys.exit(error.exit_code)
 
 
@@ -133,6 +166,17 @@ def in_words(error: BaseException) -> DeepictError:
 
 def run_guarded(command: Callable[[], Any]) -> None:
     """Run a command; turn errors into one message and an exit code."""
+    global _is_program
+    _is_program = True
+    try:
+        _run_guarded(command)
+    finally:
+        _is_program = False
+        messages.end()
+
+
+def _run_guarded(command: Callable[[], Any]) -> NoReturn:
+    """Run a command and leave."""
     try:
         code = command() or 0
     except (Exception, KeyboardInterrupt) as error:

@@ -36,7 +36,7 @@ def compare(
 
     Example: deepict-dask picks compare deepict.csv deepfinder.csv --distance 5 --output agreement
     """
-    from ..jobs.compare_picks import compare_lists
+    from ..jobs.particle_lists.compare import compare_lists
 
     shape = None if tomogram_shape is None else three(tomogram_shape, "--tomogram-shape")
     compared = compare_lists(

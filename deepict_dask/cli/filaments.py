@@ -20,47 +20,65 @@ from .options import (
     say,
 )
 
+MaskArgument = Annotated[Path, typer.Argument(metavar="MASK", help="Segmentation of filaments.")]
+TargetArgument = Annotated[
+    Path, typer.Argument(metavar="OUT", help="List to write: .csv or .star.")
+]
+StepNmOption = Annotated[float, typer.Option("--step-nm", help="Distance of picks.")]
+MaxRadiusNmOption = Annotated[
+    float, typer.Option("--max-radius-nm", help="Of the thickest filament.")
+]
+MaxHoleNmOption = Annotated[
+    float | None,
+    typer.Option("--max-hole-nm", help="Fill holes up to this [default: 2 radii]"),
+]
+ErodeVoxelsOption = Annotated[
+    int, typer.Option("--erode-voxels", help="Edge of a cube to erode with; 1: do not.")
+]
+MinLengthNmOption = Annotated[
+    float, typer.Option("--min-length-nm", help="Drop shorter filaments.")
+]
+MaxGapNmOption = Annotated[
+    float, typer.Option("--max-gap-nm", help="Link ends up to this far apart.")
+]
+MaxAngleDegreesOption = Annotated[
+    float, typer.Option("--max-angle-degrees", help="Largest bend at a link.")
+]
+SmoothingNmOption = Annotated[
+    float, typer.Option("--smoothing-nm", help="Halve waves of this length.")
+]
+TwistDegreesOption = Annotated[
+    float, typer.Option("--twist-degrees", help="Helical twist from pick to pick.")
+]
+ThresholdOption = Annotated[float, typer.Option("--threshold", help="Voxels above it count.")]
+LabelValueOption = Annotated[
+    int | None, typer.Option("--label-value", help="Voxels of a label volume equal to this.")
+]
+TomogramNameOption = Annotated[
+    str | None, typer.Option("--tomogram-name", help="Name in a STAR file [default: MASK's]")
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="With --compat: the published script's config.txt."),
+]
+
 
 def filaments(
-    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Segmentation of filaments.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="List to write: .csv or .star.")],
-    step_nm: Annotated[float, typer.Option("--step-nm", help="Distance of picks.")] = 8.0,
-    max_radius_nm: Annotated[
-        float, typer.Option("--max-radius-nm", help="Of the thickest filament.")
-    ] = 15.0,
-    max_hole_nm: Annotated[
-        float | None,
-        typer.Option("--max-hole-nm", help="Fill holes up to this [default: 2 radii]"),
-    ] = None,
-    erode_voxels: Annotated[
-        int, typer.Option("--erode-voxels", help="Edge of a cube to erode with; 1: do not.")
-    ] = 1,
-    min_length_nm: Annotated[
-        float, typer.Option("--min-length-nm", help="Drop shorter filaments.")
-    ] = 30.0,
-    max_gap_nm: Annotated[
-        float, typer.Option("--max-gap-nm", help="Link ends up to this far apart.")
-    ] = 30.0,
-    max_angle_degrees: Annotated[
-        float, typer.Option("--max-angle-degrees", help="Largest bend at a link.")
-    ] = 20.0,
-    smoothing_nm: Annotated[
-        float, typer.Option("--smoothing-nm", help="Halve waves of this length.")
-    ] = 40.0,
-    twist_degrees: Annotated[
-        float, typer.Option("--twist-degrees", help="Helical twist from pick to pick.")
-    ] = 0.0,
-    threshold: Annotated[float, typer.Option("--threshold", help="Voxels above it count.")] = 0.5,
-    label_value: Annotated[
-        int | None, typer.Option("--label-value", help="Voxels of a label volume equal to this.")
-    ] = None,
-    tomogram_name: Annotated[
-        str | None, typer.Option("--tomogram-name", help="Name in a STAR file [default: MASK's]")
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="With --compat: the published script's config.txt."),
-    ] = None,
+    mask: MaskArgument,
+    target: TargetArgument,
+    step_nm: StepNmOption = 8.0,
+    max_radius_nm: MaxRadiusNmOption = 15.0,
+    max_hole_nm: MaxHoleNmOption = None,
+    erode_voxels: ErodeVoxelsOption = 1,
+    min_length_nm: MinLengthNmOption = 30.0,
+    max_gap_nm: MaxGapNmOption = 30.0,
+    max_angle_degrees: MaxAngleDegreesOption = 20.0,
+    smoothing_nm: SmoothingNmOption = 40.0,
+    twist_degrees: TwistDegreesOption = 0.0,
+    threshold: ThresholdOption = 0.5,
+    label_value: LabelValueOption = None,
+    tomogram_name: TomogramNameOption = None,
+    config: ConfigOption = None,
     compat: CompatOption = None,
     voxel_spacing_angstrom: SpacingOption = None,
     chunks: ChunksOption = "128,128,128",

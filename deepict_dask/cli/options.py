@@ -8,11 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import ConfigError
+from .messages import is_quiet, news, progress_of, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..jobs.session import Session
+
+__all__ = [
+    "ChunksOption",
+    "ClusterOption",
+    "CompatOption",
+    "DeviceOption",
+    "MemoryOption",
+    "OverwriteOption",
+    "ProgressOption",
+    "SpacingOption",
+    "WorkersOption",
+    "check_compat",
+    "open_session",
+    "pair",
+    "say",
+    "three",
+]
 
 ClusterOption = Annotated[
     str,
@@ -39,7 +57,13 @@ ChunksOption = Annotated[
     str, typer.Option("--chunks", metavar="Z,Y,X", help="Chunks of the stores that are written.")
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an output.")]
-ProgressOption = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress.")]
+ProgressOption = Annotated[
+    bool,
+    typer.Option(
+        "--progress/--no-progress", help="Show progress.",
+        callback=lambda shown: shown and not is_quiet(),
+    ),
+]  # fmt: skip
 CompatOption = Annotated[
     str | None, typer.Option("--compat", help="deepict: reproduce the published program.")
 ]
@@ -80,15 +104,16 @@ def open_session(
     cluster: str = "local",
     workers: int | None = None,
     memory: str | None = None,
-    device: str = "auto",
+    device: str = "cpu",
     chunks: str = "128,128,128",
     overwrite: bool = False,
     progress: bool = True,
     voxel_spacing_angstrom: float | None = None,
 ) -> Iterator[Session]:
     """Start or reach workers with the common options of a command."""
-    from ..backend import resolve_device
-    from ..engine import ClusterSettings, Progress, connect
+    from ..backend import count_gpus, resolve_device
+    from ..engine import ClusterSettings, connect
+    from ..engine.gpu_workers import visible_gpus
     from ..jobs.session import Session
 
     shape = three(chunks, "--chunks")
@@ -96,22 +121,23 @@ def open_session(
         raise ConfigError(f"--chunks: expected at least 1 voxel on each axis, found {chunks}")
     elsewhere = ":" in cluster and "://" not in cluster  # jobs of a batch system, most of all
     found = resolve_device("cpu" if elsewhere and device in ("auto", "cuda") else device)
-    with connect(ClusterSettings(cluster, workers, memory)) as connected:
-        if connected.hint is not None:
-            typer.echo(connected.hint, err=True)
+    gpus: tuple[str, ...] = ()
+    if found.is_gpu and cluster == "local":
+        gpus = tuple(visible_gpus(count_gpus()))
+    with connect(ClusterSettings(cluster, workers, memory, gpus)) as connected:
+        hint = connected.hint
+        if hint is None and progress and connected.dashboard is not None:
+            hint = f"dashboard: {connected.dashboard}"
+        if hint is not None:
+            news(hint)
         yield Session(
             connected,
-            Progress(shown=progress),
+            progress_of(connected, shown=progress),
             shape,
             overwrite,
             voxel_spacing_angstrom,
             connected.device(device) if elsewhere else found.name,
         )
-
-
-def say(text: str) -> None:
-    """Print one line of result."""
-    typer.echo(text)
 
 
 def check_compat(compat: str | None) -> str | None:

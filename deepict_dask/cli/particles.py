@@ -1,9 +1,9 @@
-"""Commands on particle lists: picks merge, picks to-mask."""
+"""Commands on particle lists: picks convert, picks merge, picks to-mask."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,74 @@ from .options import (
     say,
     three,
 )
+
+ShapeOption = Annotated[
+    str | None, typer.Option("--tomogram-shape", metavar="Z,Y,X", help="Voxels")
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Of OUT, if not by name: csv, motl, motl-deepict, em, star (RELION 5), relion4, "
+        "relion3.1, relion3, warp, dynamo, imod, copick, portal, deepfinder, deepfinder-xlsx, "
+        "coords or box",
+    ),
+]
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A particle list.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Its ending picks the format.")],
+    voxel_spacing_angstrom: SpacingOption = None,
+    tomogram_shape: ShapeOption = None,
+    tomogram_name: Annotated[
+        str | None,
+        typer.Option("--tomogram-name", help="Only this tomogram's picks, and its name in OUT"),
+    ] = None,
+    pixel_size_angstrom: Annotated[
+        float | None,
+        typer.Option(
+            "--pixel-size-angstrom", min=1e-6, help="Of the tilt series (unbinned), for STAR files"
+        ),
+    ] = None,
+    star_centre: Annotated[
+        str,
+        typer.Option(
+            "--star-centre",
+            help="Origin of RELION 5's centred Å: half the shape, or half-minus-one pixel.",
+        ),
+    ] = "half",
+    file_format: FormatOption = None,
+    source_format: Annotated[
+        str | None, typer.Option("--from", help="Format of IN, if not by name")
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Convert a particle list: .csv .star .tbl .mod .em .json .ndjson .xml .xlsx .coords .box.
+
+    What a position means in each is in docs/coordinates.md. Columns that OUT cannot hold are named.
+
+    Example: deepict-dask picks convert picks.csv picks.star --voxel-spacing-angstrom 13.48
+    --tomogram-shape 464,928,928 --tomogram-name TS_001
+    """
+    from ..core.errors import OutputExistsError
+    from ..io.picks import columns_left_out, read_picks, write_picks
+
+    if target.exists() and not overwrite:
+        raise OutputExistsError(f"{target}: expected no such output, found one; use --overwrite")
+    if star_centre not in ("half", "half-minus-one"):
+        raise ConfigError(f"--star-centre: expected half or half-minus-one, found {star_centre!r}")
+    frame: dict[str, Any] = {
+        "voxel_spacing_angstrom": voxel_spacing_angstrom,
+        "tomogram_shape": None if tomogram_shape is None
+        else three(tomogram_shape, "--tomogram-shape"),
+        "tomogram_name": tomogram_name, "tilt_series_pixel_size_angstrom": pixel_size_angstrom,
+        "star_centre": star_centre,
+    }  # fmt: skip
+    picks = read_picks(source, file_format=source_format, **frame)
+    write_picks(picks, target, file_format=file_format, **frame)
+    lost = columns_left_out(picks, target, file_format)
+    say(f"{len(picks)} picks in {target}" + (f", without {', '.join(lost)}" if lost else ""))
 
 
 def three_lengths(text: str, option: str) -> tuple[float, float, float]:
@@ -62,18 +130,11 @@ def merge(
     ] = 1,
     compat: CompatOption = None,
     voxel_spacing_angstrom: SpacingOption = None,
-    tomogram_shape: Annotated[
-        str | None, typer.Option("--tomogram-shape", metavar="Z,Y,X", help="Voxels")
-    ] = None,
+    tomogram_shape: ShapeOption = None,
     tomogram_name: Annotated[
         str | None, typer.Option("--tomogram-name", help="Only this tomogram's picks")
     ] = None,
-    file_format: Annotated[
-        str | None,
-        typer.Option(
-            "--format", help="csv, motl, motl-deepict, em, star or relion4, if not by name"
-        ),
-    ] = None,
+    file_format: FormatOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Merge particle lists: of picks closer than the distance the preferred one is kept.
@@ -83,7 +144,7 @@ def merge(
     Example: deepict-dask picks merge curated.csv picks.star all.csv --distance 10
     """
     from ..config import settings_from
-    from ..jobs.merge_picks import merge_lists
+    from ..jobs.particle_lists.merge import merge_lists
     from ..particles.merge import MergeSettings
 
     values = {
@@ -143,7 +204,7 @@ def to_mask(
     Example: deepict-dask picks to-mask picks.csv mask.mrc --like TS_001.rec --radius-nm 12
     """
     from ..config import settings_from
-    from ..jobs.spheres import paint_picks
+    from ..jobs.particle_lists.to_mask import paint_picks
     from ..particles.spheres import SphereSettings
 
     values = {
@@ -166,5 +227,6 @@ def to_mask(
 
 def register(picks_app: typer.Typer) -> None:
     """Add the commands of this file."""
+    picks_app.command("convert")(convert)
     picks_app.command("merge")(merge)
     picks_app.command("to-mask")(to_mask)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
+from .messages import plan
 from .options import (
     ChunksOption,
     ClusterOption,
@@ -22,78 +21,72 @@ from .options import (
     say,
     three,
 )
+from .pick_options import (
+    ArgmaxOption,
+    BandwidthOption,
+    BorderOption,
+    ClassMinSizeOption,
+    ClassNameOption,
+    ClassNamesOption,
+    ClassThresholdOption,
+    CompatOption,
+    ConnectivityOption,
+    ContactDistanceOption,
+    ContactModeOption,
+    ContactOption,
+    DiameterOption,
+    DistanceLimitNmOption,
+    FolderArgument,
+    LabelMapOption,
+    LabelValueOption,
+    MaxSizeOption,
+    MethodOption,
+    MinSizeOption,
+    ModelOption,
+    RegionMaskOption,
+    RegionOption,
+    ScoreArgument,
+    ThresholdOption,
+    TomogramNameOption,
+    VolumeFormatOption,
+)
+
+if TYPE_CHECKING:
+    import typer
+
+    from ..config import PickSettings
+    from ..jobs.picking.outputs import PickReport
+    from ..jobs.session import Session
 
 
 def pick(
-    score: Annotated[Path, typer.Argument(metavar="SCORE", help="Score map or label volume.")],
-    folder: Annotated[Path, typer.Argument(metavar="OUTDIR", help="Folder to make.")],
-    threshold: Annotated[float, typer.Option("--threshold", help="Scores above it count.")] = 0.5,
-    label_value: Annotated[
-        int | None, typer.Option("--label-value", help="Voxels of a label volume equal to this.")
-    ] = None,
-    min_size: Annotated[int, typer.Option("--min-size", help="Smallest cluster, voxels.")] = 1,
-    max_size: Annotated[
-        int | None, typer.Option("--max-size", help="Largest cluster, voxels")
-    ] = None,
-    connectivity: Annotated[int, typer.Option("--connectivity", help="6, 18 or 26.")] = 26,
-    border: Annotated[
-        str, typer.Option("--border", metavar="Z,Y,X", help="Voxels to leave out at the ends.")
-    ] = "0",
-    region_mask: Annotated[
-        Path | None, typer.Option("--region-mask", help="Lamella, compartment, membrane")
-    ] = None,
-    contact_mode: Annotated[
-        str | None,
-        typer.Option("--contact-mode", help="intersection [default], contact or colocalization"),
-    ] = None,
-    contact_distance: Annotated[
-        int, typer.Option("--contact-distance", help="For colocalization: voxels.")
-    ] = 10,
-    region: Annotated[
-        list[str] | None,
-        typer.Option("--region", metavar="NAME=FILE", help="A mask to measure; may be repeated"),
-    ] = None,
-    contact: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--contact",
-            metavar="NAME:MODE[:DISTANCE]",
-            help="Keep clusters with this contact; DISTANCE as 25nm or 10 (voxels); repeat for all",
-        ),
-    ] = None,
-    distance_limit_nm: Annotated[
-        float, typer.Option("--distance-limit-nm", help="Distances to regions are empty beyond.")
-    ] = 100.0,
-    class_name: Annotated[
-        str | None, typer.Option("--class", help="Class of a multi-class score map")
-    ] = None,
-    method: Annotated[
-        str, typer.Option("--method", help="components, mean-shift or mp-nms.")
-    ] = "components",
-    bandwidth: Annotated[
-        float | None, typer.Option("--bandwidth", help="For mean-shift: radius, voxels")
-    ] = None,
-    diameter: Annotated[
-        list[float] | None,
-        typer.Option("--diameter", help="For mp-nms: of the particles, voxels; one for each class"),
-    ] = None,
-    class_min_size: Annotated[
-        list[str] | None,
-        typer.Option("--class-min-size", metavar="CLASS=N", help="For mean-shift; may be repeated"),
-    ] = None,
-    label_map: Annotated[bool, typer.Option("--label-map", help="Write it too.")] = False,
-    tomogram_name: Annotated[
-        str | None,
-        typer.Option("--tomogram-name", help="Name in the STAR file [default: SCORE's]"),
-    ] = None,
-    volume_format: Annotated[str, typer.Option("--format", help="zarr or mrc.")] = "zarr",
-    compat: Annotated[
-        str | None,
-        typer.Option(
-            "--compat",
-            help="deepict, deepfinder (mean-shift) or deepetpicker (mp-nms): as published.",
-        ),
-    ] = None,
+    score: ScoreArgument,
+    folder: FolderArgument,
+    threshold: ThresholdOption = None,
+    label_value: LabelValueOption = None,
+    min_size: MinSizeOption = 1,
+    max_size: MaxSizeOption = None,
+    connectivity: ConnectivityOption = 26,
+    border: BorderOption = "0",
+    region_mask: RegionMaskOption = None,
+    contact_mode: ContactModeOption = None,
+    contact_distance: ContactDistanceOption = 10,
+    region: RegionOption = None,
+    contact: ContactOption = None,
+    distance_limit_nm: DistanceLimitNmOption = 100.0,
+    class_name: ClassNameOption = None,
+    method: MethodOption = "components",
+    bandwidth: BandwidthOption = None,
+    diameter: DiameterOption = None,
+    class_min_size: ClassMinSizeOption = None,
+    class_threshold: ClassThresholdOption = None,
+    argmax: ArgmaxOption = False,
+    class_names: ClassNamesOption = None,
+    model: ModelOption = None,
+    label_map: LabelMapOption = False,
+    tomogram_name: TomogramNameOption = None,
+    volume_format: VolumeFormatOption = "zarr",
+    compat: CompatOption = None,
     device: DeviceOption = "auto",
     voxel_spacing_angstrom: SpacingOption = None,
     chunks: ChunksOption = "128,128,128",
@@ -111,18 +104,21 @@ def pick(
     --region er=er.mrc --contact er:colocalization:25nm
     """
     from ..config import PickSettings, settings_from
-    from ..jobs.pick import pick_particles
 
+    by_default = threshold is None and method == "components" and label_value is None
     regions = _region_files(region_mask, region or [])
     values: dict[str, Any] = {
-        "class": class_name, "threshold": threshold, "label_value": label_value,
-        "min_size": min_size, "max_size": max_size, "connectivity": connectivity,
-        "border": three(border, "--border"), "region": region_mask and "region",
-        "contact_mode": contact_mode or "intersection", "contact_distance": contact_distance,
+        "class": class_name, "threshold": 0.5 if threshold is None else threshold,
+        "label_value": label_value, "min_size": min_size, "max_size": max_size,
+        "connectivity": connectivity, "border": three(border, "--border"),
+        "region": region_mask and "region", "contact_mode": contact_mode or "intersection",
+        "contact_distance": contact_distance,
         "contacts": [_contact(text, regions) for text in contact or []],
         "distance_limit_nm": distance_limit_nm, "label_map": label_map, "format": volume_format,
         "compat": compat, "method": method, "bandwidth": bandwidth, "diameters": diameter or (),
         "min_sizes": _sizes(class_min_size or []),
+        "thresholds": _thresholds(class_threshold or []), "argmax": argmax,
+        "class_names": () if class_names is None else class_names.split(","),
     }  # fmt: skip
     settings = settings_from(PickSettings, values, "pick")
     if contact_mode is not None and region_mask is None:
@@ -133,13 +129,47 @@ def pick(
     with open_session(
         cluster=cluster, workers=workers, memory=memory, chunks=chunks, overwrite=overwrite,
         progress=progress, voxel_spacing_angstrom=voxel_spacing_angstrom,
-        device=device if method == "mp-nms" else "cpu",
+        device=device if method == "mp-nms" or device == "cuda" else "cpu",
     ) as session:  # fmt: skip
-        report = pick_particles(
-            session, score, folder, settings,
-            regions=regions, tomogram_name=tomogram_name or score.name.split(".")[0],
-        )  # fmt: skip
+        plan(f"{source_in_words(score, model)} by {method}, to {folder}", shown=progress)
+        name = tomogram_name or score.name.split(".")[0]
+        report = _picked(session, score, folder, settings, regions, model, name)
+    if by_default and report.n_picks:  # where there are none, the reason names the threshold
+        say("threshold 0.5, as no --threshold is given; what a model recommends: deepict-dask "
+            "models show MODEL")  # fmt: skip
     say(f"{report.n_picks} picks in {folder}")
+
+
+def source_in_words(score: Path, model: str | None) -> str:
+    """Return what is picked from.
+
+    Examples
+    --------
+    >>> source_in_words(Path("scores.zarr"), None)
+    'picks of scores.zarr'
+    """
+    return f"picks of {score}" + ("" if model is None else f" through {model}")
+
+
+def _picked(
+    session: Session, source: Path, folder: Path, settings: PickSettings,
+    regions: dict[str, Path], model: str | None, tomogram_name: str,
+) -> PickReport:  # fmt: skip
+    """Pick from a score map; or, with a model, from a tomogram whose tiles it searches."""
+    from ..config import SegmentSettings, settings_from
+    from ..jobs.picking.pick import pick_particles
+    from ..jobs.picking.tiles import pick_tiles
+
+    if model is None:
+        return pick_particles(
+            session, source, folder, settings, regions=regions, tomogram_name=tomogram_name
+        )
+    wanted = {
+        "model": model, "compat": "deepetpicker", "class_names": settings.class_names or None,
+    }  # fmt: skip
+    network = settings_from(SegmentSettings, wanted, "pick")
+    unnamed = settings.model_copy(update={"class_names": ()})
+    return pick_tiles(session, source, folder, network, unnamed, tomogram_name=tomogram_name)
 
 
 def _sizes(texts: list[str]) -> dict[str, int]:
@@ -157,6 +187,23 @@ def _sizes(texts: list[str]) -> dict[str, int]:
             raise ConfigError(f"--class-min-size: expected CLASS=N, found {text!r}")
         sizes[name] = int(size)
     return sizes
+
+
+def _thresholds(texts: list[str]) -> dict[str, float]:
+    """Return thresholds by class from "CLASS=T".
+
+    Examples
+    --------
+    >>> _thresholds(["ribosome=0.4"])
+    {'ribosome': 0.4}
+    """
+    thresholds = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        if not (name and re.fullmatch(r"\d*\.?\d+", value, re.ASCII)):
+            raise ConfigError(f"--class-threshold: expected CLASS=T, found {text!r}")
+        thresholds[name] = float(value)
+    return thresholds
 
 
 def _region_files(region_mask: Path | None, regions: list[str]) -> dict[str, Path]:
@@ -219,46 +266,6 @@ def _distance(text: str, contact: str) -> dict[str, float]:
     )
 
 
-def convert_picks(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A particle list.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Its ending picks the format.")],
-    voxel_spacing_angstrom: SpacingOption = None,
-    tomogram_shape: Annotated[
-        str | None, typer.Option("--tomogram-shape", metavar="Z,Y,X", help="Voxels")
-    ] = None,
-    tomogram_name: Annotated[
-        str | None, typer.Option("--tomogram-name", help="Name in STAR files")
-    ] = None,
-    file_format: Annotated[
-        str | None,
-        typer.Option(
-            "--format", help="csv, motl, motl-deepict, em, star or relion4, if not by name"
-        ),
-    ] = None,
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Convert a particle list: .csv, motl .csv or .em, RELION .star.
-
-    Example: deepict-dask picks convert picks.csv picks.star --voxel-spacing-angstrom 13.48
-    --tomogram-shape 464,928,928 --tomogram-name TS_001
-    """
-    from ..core.errors import OutputExistsError
-    from ..io.picks import read_picks, write_picks
-
-    if target.exists() and not overwrite:
-        raise OutputExistsError(f"{target}: expected no such output, found one; use --overwrite")
-    shape = None if tomogram_shape is None else three(tomogram_shape, "--tomogram-shape")
-    frame: dict[str, Any] = {
-        "voxel_spacing_angstrom": voxel_spacing_angstrom,
-        "tomogram_shape": shape,
-        "tomogram_name": tomogram_name,
-    }
-    picks = read_picks(source, **frame)
-    write_picks(picks, target, file_format=file_format, **frame)
-    say(f"{len(picks)} picks in {target}")
-
-
-def register(app: typer.Typer, picks_app: typer.Typer) -> None:
+def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command()(pick)
-    picks_app.command("convert")(convert_picks)

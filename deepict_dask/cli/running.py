@@ -16,10 +16,12 @@ from .options import (
     open_session,
     say,
 )
+from .stopping import stopped_cleanly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..config import RunConfig
     from ..pipeline import RunReport
 
 
@@ -51,7 +53,8 @@ def run(
     values = read_config_file(config_file)
     plan_and_run = _run_project if is_deepict_config(values) else _run_config
     wishes = {"cluster": cluster, "workers": workers, "memory": memory, "progress": progress}
-    report = plan_and_run(config_file, wishes, resume=resume, dry_run=dry_run)
+    with stopped_cleanly():
+        report = plan_and_run(config_file, wishes, resume=resume, dry_run=dry_run)
     if report is not None and report.failed:
         from ..core.errors import WorkFailedError
 
@@ -65,22 +68,34 @@ def _run_config(
     config_file: Path, wishes: dict[str, Any], *, resume: bool, dry_run: bool
 ) -> RunReport | None:
     """Plan or do what a config of ours says; wishes of the command line come first."""
-    from ..config import dump_run_config, load_run_config
+    from ..config import dump_config, load_run_config
     from ..pipeline import run_pipeline
     from ..plan import plan_run
 
     config = load_run_config(config_file)
+    config = _with_wishes(config, wishes)
     where = config.cluster
-    workers, memory = wishes["workers"] or where.workers, wishes["memory"] or where.memory
     if dry_run:
-        say(dump_run_config(config))
-        say("\n".join(plan_run(config, workers=workers, memory=memory)))
+        say(dump_config(config))
+        say("\n".join(plan_run(config)))
         return None
     with open_session(
-        cluster=wishes["cluster"] or where.kind, workers=workers, memory=memory,
-        device=where.device, progress=wishes["progress"],
+        cluster=where.kind, workers=where.workers, memory=where.memory, device=where.device,
+        progress=wishes["progress"],
     ) as session:  # fmt: skip
         return run_pipeline(session, config, say=say, restart=not resume)
+
+
+def _with_wishes(config: RunConfig, wishes: dict[str, Any]) -> RunConfig:
+    """Return a config whose cluster is that of the command line, as far as it names one.
+
+    What the config says of workers of one kind is not meant for those of another.
+    """
+    given = {"kind": wishes["cluster"], "workers": wishes["workers"], "memory": wishes["memory"]}
+    update = {name: value for name, value in given.items() if value is not None}
+    if update.get("kind", config.cluster.kind) != config.cluster.kind:
+        update = {"workers": None, "memory": None} | update
+    return config.model_copy(update={"cluster": config.cluster.model_copy(update=update)})
 
 
 def _run_project(
@@ -92,7 +107,8 @@ def _run_project(
     if dry_run:
         say("\n".join(plan_deepict(config_file)))
         return None
-    with open_session(**wishes | {"cluster": wishes["cluster"] or "local"}) as session:
+    where = {"cluster": wishes["cluster"] or "local", "device": "auto"}
+    with open_session(**wishes | where) as session:
         return run_deepict(session, config_file, say=say, resume=resume)
 
 
@@ -125,13 +141,16 @@ def demo(
     given: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
     settings = DemoSettings(**given)
     with open_session(
-        workers=workers, memory=memory, overwrite=overwrite, progress=progress
+        workers=workers, memory=memory, device="auto", overwrite=overwrite, progress=progress
     ) as session:
         run_demo(session, folder, settings, say=say)
 
 
 def list_models() -> None:
-    """List the bundled models."""
+    """List the bundled models.
+
+    Example: deepict-dask models list
+    """
     from ..models.checkpoint import model_info
     from ..models.registry import bundled_models
 
@@ -154,6 +173,26 @@ def show_model(
         say(f"{name:<28} {value}")
 
 
+def export_model(
+    model: Annotated[str, typer.Argument(help="Model file or bundled model.")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help=".pth for DeePiCt; .tsv: the spectrum it was trained with."
+        ),
+    ],
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write a 3D model as DeePiCt's checkpoint, or the spectrum of its equalized tomograms.
+
+    Example: deepict-dask models export model.safetensors ribosome.pth
+    """
+    from ..jobs.export_model import export_model as export
+
+    export(model, target, overwrite=overwrite)
+    say(f"wrote {target}")
+
+
 def model_lines(found: Any) -> Iterator[tuple[str, str]]:
     """Yield what is known of a model, name by name."""
     from ..models.architecture import NETWORKS
@@ -171,27 +210,36 @@ def model_lines(found: Any) -> Iterator[tuple[str, str]]:
         yield "tile it was made for", " x ".join(map(str, found.card["tile"]))
     for name, limits in found.card.get("recommended", {}).items():
         yield f"recommended for {name}", ", ".join(f"{k} {v}" for k, v in limits.items())
+    if "equalization" in found.card:
+        said = found.card["equalization"]
+        yield "trained on", "equalized tomograms" if said else "tomograms as they are"
     yield "about", str(found.card.get("about", ""))
     yield "sha256", str(found.sha256)
 
 
 def doctor() -> None:
-    """Say what this installation can do, and what is missing for a GPU."""
+    """Say what this installation can do, and what is missing for a GPU.
+
+    Example: deepict-dask doctor
+    """
     from ..backend import resolve_device
     from ..core.errors import DeviceError
     from ..engine import ClusterSettings
     from ..engine.budget import format_bytes
     from ..engine.cluster import plan_workers
-    from ..jobs.pick_outputs import versions
+    from ..jobs.picking.outputs import versions
+    from ..models.gpu_parts import gpu_parts
 
     for name, text in versions().items():
         say(f"{name:<24} {text}")
     count, each = plan_workers(ClusterSettings())
     say(f"{'local workers':<24} {count} of {format_bytes(each)}")
     try:
-        say(f"{'GPU':<24} {resolve_device('cuda')}")
+        say(f"{'GPU':<24} {resolve_device('cuda').description}")
     except DeviceError as error:
         say(f"{'GPU':<24} not used, networks run on the CPU ({error})")
+    for name, text in gpu_parts().items():
+        say(f"{name:<24} {text}")
 
 
 def register(app: typer.Typer, models_app: typer.Typer) -> None:
@@ -200,3 +248,4 @@ def register(app: typer.Typer, models_app: typer.Typer) -> None:
         app.command()(command)
     models_app.command("list")(list_models)
     models_app.command("show")(show_model)
+    models_app.command("export")(export_model)

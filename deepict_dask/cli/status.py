@@ -19,7 +19,7 @@ def status(
 
     Example: deepict-dask status results
     """
-    from ..jobs.run_status import read_status, status_lines
+    from ..jobs.runs.status import read_status, status_lines
 
     found = read_status(output)
     if as_json:

@@ -1,4 +1,4 @@
-"""Commands on volumes: info, convert, spectrum, equalize, segment."""
+"""Commands on volumes: info, convert, spectrum, equalize."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from .options import (
     WorkersOption,
     check_compat,
     open_session,
-    pair,
     say,
     three,
 )
@@ -58,6 +57,14 @@ def convert(
     class_name: Annotated[
         str | None, typer.Option("--class", help="Class of a score map with several")
     ] = None,
+    pyramid: Annotated[
+        str | None,
+        typer.Option(
+            "--pyramid",
+            metavar="METHOD",
+            help="Add coarser levels for viewers: mean (densities) or majority (labels).",
+        ),
+    ] = None,
     cluster: ClusterOption = "local",
     workers: WorkersOption = None,
     memory: MemoryOption = None,
@@ -77,7 +84,7 @@ def convert(
         shape = None if shards is None else three(shards, "--shards")
         convert_volume(
             session, source, target, dtype=dtype, shards=shape,
-            fill_nonfinite=fill_nonfinite, class_name=class_name,
+            fill_nonfinite=fill_nonfinite, class_name=class_name, pyramid=pyramid,
         )  # fmt: skip
     say(f"wrote {target}")
 
@@ -121,6 +128,7 @@ def equalize(
     cluster: ClusterOption = "local",
     workers: WorkersOption = 1,
     memory: MemoryOption = None,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     progress: ProgressOption = True,
 ) -> None:
@@ -137,94 +145,14 @@ def equalize(
         "equalize",
     )
     with open_session(
-        cluster=cluster, workers=workers, memory=memory, chunks=chunks, overwrite=overwrite,
-        progress=progress, voxel_spacing_angstrom=voxel_spacing_angstrom,
+        cluster=cluster, workers=workers, memory=memory, device=device, chunks=chunks,
+        overwrite=overwrite, progress=progress, voxel_spacing_angstrom=voxel_spacing_angstrom,
     ) as session:  # fmt: skip
         equalize_volume(session, source, target, settings)
     say(f"wrote {target}")
 
 
-def segment(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A tomogram.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Score map, float32.")],
-    model: Annotated[str, typer.Option("--model", help="Model file or bundled model.")],
-    class_name: Annotated[
-        str | None, typer.Option("--class", help="One class [default: all of the model]")
-    ] = None,
-    region_mask: Annotated[
-        Path | None,
-        typer.Option("--region-mask", help="With --compat: predict patches that touch it."),
-    ] = None,
-    z_sigma: Annotated[
-        float, typer.Option("--z-sigma", min=0, help="2D models: smooth scores along z, voxels.")
-    ] = 0.0,
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", help="2D models: write a mask of (smoothed) scores above it"),
-    ] = None,
-    box_size: Annotated[
-        int | None,
-        typer.Option("--box-size", min=1, help="3D with --compat [default: 64; DeepFinder 192]"),
-    ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", help="3D models: float32 or bfloat16 (faster, rougher).")
-    ] = "float32",
-    compat: CompatOption = None,
-    tile: Annotated[
-        str | None,
-        typer.Option("--tile", metavar="H,W", help="2D with --compat [default: 288,288]"),
-    ] = None,
-    tiles: Annotated[
-        str | None, typer.Option("--tiles", metavar="ROWS,COLS", help="... [default: 5,5]")
-    ] = None,
-    crop: Annotated[int | None, typer.Option("--crop", help="... [default: 48]")] = None,
-    z_cutoff: Annotated[
-        int | None, typer.Option("--z-cutoff", help="... central slices, 0 all [default: 200]")
-    ] = None,
-    voxel_spacing_angstrom: SpacingOption = None,
-    chunks: ChunksOption = "128,128,128",
-    cluster: ClusterOption = "local",
-    workers: WorkersOption = None,
-    memory: MemoryOption = None,
-    device: DeviceOption = "auto",
-    overwrite: OverwriteOption = False,
-    progress: ProgressOption = True,
-) -> None:
-    """Predict a score map with a network, without seams; the model file says which network.
-
-    DeePiCt's 2D and 3D U-Nets, DeepFinder's and DeepETPicker's are known.
-
-    Example: deepict-dask segment TS_001.zarr scores.zarr --model ribosome.pth
-
-    A mask of a compartment: deepict-dask segment TS_001.zarr cytosol.zarr --model cytosol.h5
-    --z-sigma 5 --threshold 0.5
-    """
-    from ..config import SegmentSettings, settings_from
-    from ..jobs.segment import segment_volume
-
-    tiling = {
-        "tile": tile and pair(tile, "--tile"), "tiles": tiles and pair(tiles, "--tiles"),
-        "crop": crop, "z_cutoff": z_cutoff,
-    }  # fmt: skip
-    given = {name: value for name, value in tiling.items() if value is not None}
-    values = {
-        "model": model, "compat": compat, "tiling": given or None, "precision": precision,
-        "box_size": box_size,
-        "classes": None if class_name is None else (class_name,),
-    }  # fmt: skip
-    settings = settings_from(SegmentSettings, values, "segment")
-    with open_session(
-        cluster=cluster, workers=workers, memory=memory, device=device, chunks=chunks,
-        overwrite=overwrite, progress=progress, voxel_spacing_angstrom=voxel_spacing_angstrom,
-    ) as session:  # fmt: skip
-        segment_volume(
-            session, source, target, settings,
-            region=region_mask, z_sigma=z_sigma, threshold=threshold,
-        )  # fmt: skip
-    say(f"wrote {target}")
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (info, convert, spectrum, equalize, segment):
+    for command in (info, convert, spectrum, equalize):
         app.command()(command)

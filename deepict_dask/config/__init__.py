@@ -7,7 +7,7 @@ the command line builds the same stage settings from its options.
 from .run import (
     ClusterConfig,
     RunConfig,
-    dump_run_config,
+    dump_config,
     load_run_config,
     read_config_file,
     settings_from,
@@ -30,7 +30,7 @@ __all__ = [
     "RunConfig",
     "SegmentSettings",
     "SliceTiling",
-    "dump_run_config",
+    "dump_config",
     "load_run_config",
     "read_config_file",
     "settings_from",

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..core.errors import ConfigError
 from .stages import (
-    ContactSettings,
     EqualizeSettings,
     PickSettings,
     RegionSettings,
     SegmentSettings,
-    SliceTiling,
     Strict,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 __all__ = [
     "ClusterConfig",
+    "DatasetConfig",
     "RunConfig",
-    "dump_run_config",
+    "dump_config",
     "load_run_config",
     "read_config_file",
     "settings_from",
@@ -47,25 +56,51 @@ class ClusterConfig(Strict):
     """How many tomograms run at a time; 2 to 8 by default, by the number of workers."""
 
 
-class RunConfig(Strict):
-    """The whole pipeline over one or many tomograms."""
+class DatasetConfig(Strict):
+    """What all that is done with a dataset has in common."""
 
     tomograms: Path
     """Any source of `deepict_dask.io.dataset`: a volume, pattern, folder, table or project."""
     output: Path
-    """Folder of the results, one sub-folder for each tomogram."""
+    """Folder of what is made."""
     voxel_spacing_angstrom: PositiveFloat | None = None
     """Overrides what the files say."""
+    equalize: EqualizeSettings | None = None
+    """Equalize the tomograms first."""
+    cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("tomograms", "output", mode="before")
+    @classmethod
+    def _number_is_a_name(cls, value: Any) -> Any:
+        """Take ``10988``, which YAML reads as a number, for the folder of that name."""
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return str(value) if is_number else value
+
+    def relative_to(self, folder: Path) -> Self:
+        """Return the config with paths taken from the folder of its file."""
+        kind = _kind_beside(self.cluster.kind, folder)
+        update: dict[str, Any] = {
+            "tomograms": folder / self.tomograms,
+            "output": folder / self.output,
+            "cluster": self.cluster.model_copy(update={"kind": kind}),
+        }
+        if self.equalize is not None:
+            target = folder / self.equalize.target
+            update["equalize"] = self.equalize.model_copy(update={"target": target})
+        return self.model_copy(update=update)
+
+
+class RunConfig(DatasetConfig):
+    """The whole pipeline over one or many tomograms, each with a sub-folder of the output."""
+
     chunks: ChunkShape = (128, 128, 128)
     """Chunks of the stores, voxels on z, y, x."""
-    equalize: EqualizeSettings | None = None
     regions: tuple[RegionSettings, ...] = ()
     segment: tuple[SegmentSettings, ...] = ()
     keep_scores: bool = True
     """Whether score maps are outputs. Otherwise picks are made in one pass from the tomogram, with
     about half the disk; another threshold then runs the networks again."""
     pick: tuple[PickSettings, ...] = ()
-    cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
     def _regions_are_known(self) -> RunConfig:
@@ -87,27 +122,17 @@ class RunConfig(Strict):
             raise ValueError("keep_scores: expected true where nothing is picked, found false")
         return self
 
-    def relative_to(self, folder: Path) -> RunConfig:
+    def relative_to(self, folder: Path) -> Self:
         """Return the config with paths taken from the folder of its file."""
-        regions = [_region_beside(region, folder) for region in self.regions]
-        update: dict[str, Any] = {
-            "tomograms": folder / self.tomograms,
-            "output": folder / self.output,
-            "regions": tuple(regions),
-            "segment": tuple(
-                s.model_copy(update={"model": _model_beside(s.model, folder)}) for s in self.segment
-            ),
-        }
-        update["cluster"] = self.cluster.model_copy(
-            update={"kind": _kind_beside(self.cluster.kind, folder)}
+        regions = tuple(_region_beside(region, folder) for region in self.regions)
+        segment = tuple(
+            s.model_copy(update={"model": model_beside(s.model, folder)}) for s in self.segment
         )
-        if self.equalize is not None:
-            target = folder / self.equalize.target
-            update["equalize"] = self.equalize.model_copy(update={"target": target})
-        return self.model_copy(update=update)
+        update = {"regions": regions, "segment": segment}
+        return super().relative_to(folder).model_copy(update=update)
 
 
-def _model_beside(model: str, folder: Path) -> str:
+def model_beside(model: str, folder: Path) -> str:
     """Take a model path from the config's folder, if there is such a file; else it is a name."""
     beside = folder / model
     return str(beside) if beside.is_file() else model
@@ -126,7 +151,7 @@ def _region_beside(region: RegionSettings, folder: Path) -> RegionSettings:
     if region.path is not None:
         update["path"] = folder / region.path
     if region.model is not None:
-        update["model"] = _model_beside(region.model, folder)
+        update["model"] = model_beside(region.model, folder)
     return region.model_copy(update=update)
 
 
@@ -150,17 +175,40 @@ def settings_from(model: type[BaseModel], values: dict[str, Any], where: str) ->
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_problem(problem, model) for problem in error.errors())
+        problems = "; ".join(_problems(error.errors(), model))
         raise ConfigError(f"{where}: {problems}") from None
 
 
-def _problem(problem: Any, model: type[BaseModel]) -> str:
+def _problems(errors: Sequence[Any], model: type[BaseModel]) -> list[str]:
+    """Say problems in words; of keys that are unknown in one place, its known ones once."""
+    misspelt: dict[tuple[Any, ...], list[str]] = {}
+    for problem in errors:
+        if problem["type"] == "extra_forbidden":
+            misspelt.setdefault(problem["loc"][:-1], []).append(_place(problem))
+    said = []
+    for problem in errors:
+        if problem["type"] != "extra_forbidden":
+            said.append(_problem(problem))
+            continue
+        keys = misspelt.pop(problem["loc"][:-1], None)
+        if keys is not None:
+            s = "s" * (len(keys) > 1)
+            known = ", ".join(_keys_of(_model_at(model, problem["loc"][:-1])))
+            said.append(f"{', '.join(keys)}: unknown key{s} (known keys: {known})")
+    return said
+
+
+def _place(problem: Any) -> str:
+    return ".".join(str(part) for part in problem["loc"])
+
+
+def _keys_of(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _problem(problem: Any) -> str:
     """Say one problem of a config in words."""
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        fields = _model_at(model, problem["loc"][:-1]).model_fields
-        known = ", ".join(field.alias or name for name, field in fields.items())
-        return f"{where}: unknown key (known keys: {known})"
+    where = _place(problem)
     if problem["type"] == "missing":
         return f"{where}: is required, found nothing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -170,17 +218,18 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
 
 def _model_at(model: type[BaseModel], path: tuple[str | int, ...]) -> type[BaseModel]:
     """Return the settings model that a path of keys leads to."""
-    nested: dict[str, type[BaseModel]] = {
-        "equalize": EqualizeSettings,
-        "regions": RegionSettings,
-        "segment": SegmentSettings,
-        "pick": PickSettings,
-        "cluster": ClusterConfig,
-        "contacts": ContactSettings,
-        "tiling": SliceTiling,
-    }
-    names = [part for part in path if isinstance(part, str)]
-    return nested[names[-1]] if names and names[-1] in nested else model
+    for part in path:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        if part in fields:
+            model = _settings_in(fields[str(part)].annotation) or model
+    return model
+
+
+def _settings_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the settings model that a field holds: itself, or in a tuple, dict or union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_settings_in, get_args(annotation))), None)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -207,11 +256,26 @@ def read_config_file(path: Path) -> dict[str, Any]:
             f"{path}: expected a config file, found: {error.strerror}; check the path"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: expected YAML, found something else: {reason}") from None
+        raise ConfigError(f"{path}{_yaml_problem(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys such as tomograms and output, found none")
     return values
+
+
+def _yaml_problem(error: Exception) -> str:
+    """Say where a file stops being YAML and why, to stand after its path."""
+    if isinstance(error, UnicodeDecodeError):
+        return f": expected YAML in UTF-8, found byte {error.start} that is not; save it as UTF-8"
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f": expected YAML, found something else: {' '.join(str(error).split())}"
+    why = getattr(error, "problem", None) or "something else"
+    context = getattr(error, "context", None)
+    return (
+        f", line {mark.line + 1}, column {mark.column + 1}: expected YAML, found: {why}"
+        + (f" ({context})" if context else "")
+        + "; check colons, indents, brackets and quotes there and just above"
+    )
 
 
 def load_run_config(path: Path) -> RunConfig:
@@ -235,13 +299,13 @@ def load_run_config(path: Path) -> RunConfig:
     return config.relative_to(path.parent.absolute())
 
 
-def dump_run_config(config: RunConfig) -> str:
+def dump_config(config: DatasetConfig) -> str:
     """Return the resolved config as YAML, every default spelt out.
 
     Examples
     --------
     >>> config = RunConfig(tomograms="t.mrc", output="out", segment=({"model": "m.pth"},))
-    >>> "voxel_spacing_angstrom: null" in dump_run_config(config)
+    >>> "voxel_spacing_angstrom: null" in dump_config(config)
     True
     """
     values = config.model_dump(mode="json", by_alias=True)

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 ContactMode = Literal["intersection", "contact", "colocalization"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Border = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
 
 
@@ -49,7 +49,8 @@ class EqualizeSettings(Strict):
     """
 
     target: Path
-    """Spectrum to match (.tsv)."""
+    """Spectrum to match (.tsv), or a model trained on equalized tomograms (.safetensors), whose
+    card holds spectrum, cut-off and mode."""
     cutoff: NonNegativeFloat | None = None
     """Low-pass cut-off: 1/Å, or spectrum bins with ``compat: deepict``."""
     smoothing: NonNegativeFloat = 0.0
@@ -144,6 +145,11 @@ class SegmentSettings(Strict):
     """A model file, or the name of a bundled model; the file says whether it is 2D or 3D."""
     classes: tuple[str, ...] | None = None
     """Which of the model's classes to keep; all by default."""
+    class_names: tuple[str, ...] | None = None
+    """Names of all the model's classes, where its file numbers them (``background`` first)."""
+    argmax: bool = False
+    """Of a DeepFinder or DeepETPicker model: write for each voxel the class with the highest score
+    (0 background), instead of the scores."""
     compat: Literal["deepict", "deepfinder", "deepetpicker"] | None = None
     """Reproduce the published tiling, with its seams and its uncovered border; of a DeepFinder
     model its averages of overlapping patches. A DeepETPicker model always has its own tiles."""
@@ -167,6 +173,8 @@ class SegmentSettings(Strict):
             )
         if self.compat not in (None, "deepict") and _changed(self, ("overlap", "tiling")):
             raise ValueError(f"overlap, tiling: only with compat deepict, found {self.compat}")
+        if self.argmax and self.classes is not None:
+            raise ValueError("argmax: expected all classes, from which one wins, found classes")
         return self
 
 
@@ -230,14 +238,16 @@ class ContactSettings(Strict):
 
 _OF_REGIONS = ("border", "region", "contacts", "distances", "label_map", "connectivity")
 _OF_METHODS: dict[str, tuple[str | None, str, tuple[str, ...]]] = {
-    "components": (None, "deepict", ("bandwidth", "diameters", "min_sizes")),
+    "components": (
+        None, "deepict", ("bandwidth", "diameters", "min_sizes", "thresholds", "argmax"),
+    ),
     "mean-shift": ("bandwidth", "deepfinder", ("diameters", *_OF_REGIONS)),
     "mp-nms": (
         "diameters",
         "deepetpicker",
-        ("bandwidth", "min_sizes", "min_size", "max_size", *_OF_REGIONS),
+        ("bandwidth", "min_sizes", "min_size", "max_size", "argmax", *_OF_REGIONS),
     ),
-}
+}  # fmt: skip
 """Of each method: what it needs, whose program it can reproduce, which settings it lacks."""
 
 
@@ -254,8 +264,15 @@ class PickSettings(Strict):
     """Class of a multi-class score map; may be left out where there is one class."""
     threshold: float = 0.5
     """Voxels with a score above this are chosen."""
+    thresholds: dict[str, float] = {}
+    """For mean shift and mp-nms: threshold by class, where it is not ``threshold``."""
+    argmax: bool = False
+    """For mean shift, instead of a threshold: a voxel has the class with the highest score, which
+    may be ``background``."""
     label_value: int | None = None
     """Instead of a threshold: voxels of a label volume that equal this."""
+    class_names: tuple[str, ...] = ()
+    """Names of a label volume's numbers, from 0, which is background."""
     min_size: NonNegativeInt = 1
     """Smallest cluster in voxels, inclusive (exclusive with ``compat: deepict``)."""
     max_size: PositiveInt | None = None
@@ -311,6 +328,8 @@ class PickSettings(Strict):
         changed = _changed(self, idle)
         if changed:
             raise ValueError(f"{', '.join(changed)}: not with method {self.method}")
+        if self.argmax and (self.thresholds or self.label_value is not None):
+            raise ValueError("argmax: expected no thresholds and no label_value with it")
         if self.compat not in (None, compat):
             raise ValueError(
                 f"compat: expected {compat} with method {self.method}, found {self.compat}"

@@ -20,13 +20,13 @@ def compare_3d(read: dict[str, Any], findings: Findings) -> None:
         findings.absent("nothing is active: set prediction.active (or another active) to True")
     elif actives == ["training.active"]:
         findings.absent(
-            "training.active: only training is asked for, which deepict-dask does not run from a "
-            "DeePiCt config; set prediction.active to True, or train with `deepict-dask train`"
+            "training.active: only training is asked for, which is done by `deepict-dask train "
+            "CONFIG`; for a run, set prediction.active to True"
         )
     elif read["training.active"]:
         findings.warn(
-            "training.active: training from a DeePiCt config is not available; the model file is "
-            "used as it is, and the rest of the config is done"
+            "training.active: training is done by `deepict-dask train CONFIG`; here the model file "
+            "is used as it is, and the rest of the config is done"
         )
     if read["cross_validation.active"]:
         findings.warn("cross_validation.active: ignored, as DeePiCt in effect does")

@@ -20,16 +20,17 @@ from ..evaluate.settings import SegmentationEvaluation
 from ..io.picks import read_picks, write_picks
 from ..jobs.evaluate import evaluate_segmentation
 from .outputs import note_facts, read_note, set_aside
-from .statistics import add_rows, holds_rows, statistics_rows
+from .statistics import add_rows, arrange_rows, holds_rows, statistics_rows
 from .steps import key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from .project3d import Project3D, Tomogram3D
     from .steps import Maker
 
-__all__ = ["evaluate_tomogram"]
+__all__ = ["arrange_statistics", "evaluate_tomogram"]
 
 log = logging.getLogger("deepict_dask")
 
@@ -77,6 +78,20 @@ def evaluate_tomogram(maker: Maker, project: Project3D, tomogram: Tomogram3D, fo
     note_facts(record, key, rows=rows)
     figures = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
     maker.say(f"{tomogram.name}: {figures}; wrote {table}")
+
+
+def arrange_statistics(project: Project3D, folders: Sequence[Path]) -> None:
+    """Put the rows of a run's tomograms in the order of the run: they ended in any order.
+
+    Parameters
+    ----------
+    project
+        Whose table it is.
+    folders
+        The tomograms' folders of results, in the order of the run.
+    """
+    noted = [read_note(folder / "pp_statistics").get("rows", []) for folder in folders]
+    arrange_rows(project.output / "pp_statistics.csv", [row for rows in noted for row in rows])
 
 
 def _mask(folder: Path) -> Path:

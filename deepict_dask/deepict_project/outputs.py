@@ -19,17 +19,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["begin", "is_made", "note", "note_facts", "read_note", "set_aside", "set_aside_motls"]
+__all__ = [
+    "begin",
+    "is_made",
+    "note",
+    "note_facts",
+    "note_path",
+    "read_note",
+    "set_aside",
+    "set_aside_motls",
+]
 
 
-def _note_path(output: Path) -> Path:
+def note_path(output: Path) -> Path:
+    """Return the hidden file of an output's note."""
     return output.with_name(f".{output.name}.json")
 
 
 def read_note(output: Path) -> dict[str, Any]:
     """Return what was noted of an output; nothing where it was not made by us."""
     try:
-        found: dict[str, Any] = json.loads(_note_path(output).read_text())
+        found: dict[str, Any] = json.loads(note_path(output).read_text())
     except (OSError, ValueError):
         return {}
     return found
@@ -94,7 +104,7 @@ def note_facts(record: Path, key: str, **facts: Any) -> None:
 
 def _write(output: Path, content: dict[str, Any]) -> None:
     """Write a note in one step."""
-    replace_file(_note_path(output), json.dumps(content, indent=2) + "\n")
+    replace_file(note_path(output), json.dumps(content, indent=2) + "\n")
 
 
 def set_aside(path: Path) -> Path:

@@ -143,11 +143,11 @@ def _compare(read: dict[str, Any], findings: Findings) -> None:
     doing = [read[f"{s}.active"] for s in (_FILTER, "prediction", "postprocessing")]
     if wanted and any(doing):
         findings.warn(
-            f"{' and '.join(wanted)}: training from a DeePiCt config is not available; "
-            "the rest of the config is done"
+            f"{' and '.join(wanted)}: training is done by `deepict-dask train CONFIG`; here the "
+            "rest of the config is done"
         )
     elif not any(doing):
-        asked = f"; {' and '.join(wanted)}: training is not available" if wanted else ""
+        asked = f"; {' and '.join(wanted)}: see `deepict-dask train CONFIG`" if wanted else ""
         findings.absent(f"nothing that can be done is active: set prediction.active to True{asked}")
     if read["preprocessing.remapping.active"]:
         findings.warn("preprocessing.remapping.active: labels are for training only; ignored")

@@ -5,6 +5,8 @@ For each tomogram of ``data.prediction_data``, in ``data.output_dir``, as far as
 1. ``<prefix>_filtered.mrc``: the tomogram with the target's spectrum;
 2. ``<prefix>_pred.mrc``: scores, by the published tiling;
 3. ``<prefix>_pred_polished.mrc``: smoothed along z, and cut at the threshold if there is one.
+
+Tomograms run several at a time, with lock, journal and summary in the same folder (`dataset_run`).
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
+from ..dataset_run import DatasetPlan, run_dataset
+from ..engine.progress import one_at_a_time
 from ..jobs.equalize import equalize_volume
 from ..jobs.polish import polish_volume
-from ..jobs.segment import segment_volume
-from .steps import Maker, clear_work, key_of, run_each_tomogram, through_store
+from ..jobs.runs.journal import OutputPlace
+from ..jobs.segmenting.segment import segment_volume
+from .steps import Maker, clear_work, key_of, remove_empty, set_summary_aside, through_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ..jobs.session import Session
@@ -32,7 +37,7 @@ __all__ = ["plan_2d", "run_2d"]
 def run_2d(
     session: Session, project: Project2D, *, say: Callable[[str], None], resume: bool = True
 ) -> RunReport:
-    """Do what a 2D config asks for, tomogram by tomogram.
+    """Do what a 2D config asks for, several tomograms at a time.
 
     Parameters
     ----------
@@ -45,25 +50,50 @@ def run_2d(
     resume
         Keep finished outputs that answer the same request.
     """
-    session = replace(session, overwrite=True, voxel_spacing_angstrom=None)
+    session, say = replace(session, overwrite=True, voxel_spacing_angstrom=None), one_at_a_time(say)
     maker = Maker(session, say, resume)
     steps = {tomogram.name: _Steps(maker, project, tomogram) for tomogram in project.tomograms}
-    return run_each_tomogram(steps, lambda name: steps[name].run(), say)
+
+    def run_one(name: str, session: Session, made: Callable[[str], None]) -> dict[str, int]:
+        own = replace(maker, session=session, made=made)
+        return replace(steps[name], maker=own).run()
+
+    try:
+        return run_dataset(
+            session, _plan(project, steps), run_one, say=say,
+            before=lambda: set_summary_aside(project.output),
+        )  # fmt: skip
+    finally:
+        for each in steps.values():
+            remove_empty(each.work, project.work)
+
+
+def _plan(project: Project2D, steps: Mapping[str, _Steps]) -> DatasetPlan:
+    """Say what a run makes, and where."""
+    places = {name: each.places() for name, each in steps.items()}
+    outputs = {name: list(of_one) for name, of_one in places.items()}
+    inputs = {one.name: str(one.path.absolute()) for one in project.tomograms}
+    facts = {"config": project.values, "inputs": inputs}
+    return DatasetPlan(project.output, outputs, [], places=places, facts=facts)
 
 
 def plan_2d(project: Project2D) -> list[str]:
     """Return which files a run makes."""
+    return [
+        f"{tomogram.name}: {project.output / f'{tomogram.name}_{what}.mrc'}"
+        for tomogram in project.tomograms
+        for what in _asked(project)
+    ]
+
+
+def _asked(project: Project2D) -> list[str]:
+    """Return which outputs are asked for."""
     flags = {
         "filtered": project.filtering,
         "pred": project.predict,
         "pred_polished": project.polish,
     }
-    return [
-        f"{tomogram.name}: {project.output / f'{tomogram.name}_{what}.mrc'}"
-        for tomogram in project.tomograms
-        for what, active in flags.items()
-        if active
-    ]
+    return [what for what, is_asked in flags.items() if is_asked]
 
 
 @dataclass(frozen=True)
@@ -83,16 +113,24 @@ class _Steps:
         """Return an output's path."""
         return self.project.output / f"{self.tomogram.name}_{what}.mrc"
 
+    def places(self) -> dict[str, OutputPlace]:
+        """Return where the outputs that are asked for are and are made."""
+        files = {what: self.file(what).absolute() for what in _asked(self.project)}
+        return {
+            path.name: OutputPlace(path, self.work.absolute() / f"{what}.zarr.partial")
+            for what, path in files.items()
+        }
+
     def run(self) -> dict[str, int]:
         """Do what is active."""
         if not self.maker.resume:
-            clear_work(self.work, self.project.work)
+            clear_work(self.work)
         source = self.equalize() if self.project.filtering else self.tomogram.path
         if self.project.predict:
             self.predict(source)
         if self.project.polish:
             self.polish()
-        clear_work(self.work, self.project.work)
+        clear_work(self.work)
         return {}
 
     def _make(self, what: str, request: dict[str, Any], job: Callable[[Path], Any]) -> Path:

@@ -6,6 +6,7 @@ For each tomogram, as far as the config's active flags ask for it:
 2. ``post_processed_prediction.mrc`` and ``motl_<N>.csv``;
 3. rows of ``pp_statistics.csv`` and the particle lists of ``pr_radius_<r>``.
 
+Tomograms run several at a time, with lock, journal and summary in output_dir (`dataset_run`).
 Intermediate stores live in work_dir/deepict_dask and are removed with the step that needed them.
 """
 
@@ -17,17 +18,30 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
-from ..jobs.pick import pick_particles
-from ..jobs.segment import segment_volume
-from .evaluate3d import evaluate_tomogram
-from .outputs import read_note, set_aside_motls
+from ..dataset_run import DatasetPlan, run_dataset
+from ..engine.progress import one_at_a_time
+from ..jobs.picking.pick import pick_particles
+from ..jobs.runs.journal import OutputPlace
+from ..jobs.segmenting.segment import segment_volume
+from .evaluate3d import arrange_statistics, evaluate_tomogram
+from .outputs import note_path, read_note, set_aside_motls
 from .project3d import REGION
-from .steps import Made, Maker, clear_work, export_float32, key_of, run_each_tomogram, through_store
+from .steps import (
+    Made,
+    Maker,
+    clear_work,
+    export_float32,
+    key_of,
+    remove_empty,
+    set_summary_aside,
+    through_store,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from ..jobs.runs.summary import TomogramReport
     from ..jobs.session import Session
     from ..pipeline import RunReport
     from .project3d import Project3D, Tomogram3D
@@ -37,12 +51,13 @@ __all__ = ["plan_3d", "run_3d"]
 log = logging.getLogger("deepict_dask")
 
 MAP, MASK = "probability_map.mrc", "post_processed_prediction.mrc"
+_TABLE = "pp_statistics.csv"
 
 
 def run_3d(
     session: Session, project: Project3D, *, say: Callable[[str], None], resume: bool = True
 ) -> RunReport:
-    """Do what a 3D config asks for, tomogram by tomogram.
+    """Do what a 3D config asks for, several tomograms at a time.
 
     Parameters
     ----------
@@ -55,10 +70,40 @@ def run_3d(
     resume
         Keep finished outputs that answer the same request.
     """
-    session = replace(session, overwrite=True, voxel_spacing_angstrom=None)
+    session, say = replace(session, overwrite=True, voxel_spacing_angstrom=None), one_at_a_time(say)
     maker = Maker(session, say, resume)
     steps = {tomogram.name: _Steps(maker, project, tomogram) for tomogram in project.tomograms}
-    return run_each_tomogram(steps, lambda name: steps[name].run(), say)
+
+    def run_one(name: str, session: Session, made: Callable[[str], None]) -> dict[str, int]:
+        own = replace(maker, session=session, made=made)
+        return replace(steps[name], maker=own).run()
+
+    def after(_reports: Sequence[TomogramReport]) -> None:
+        if project.evaluate_picks or project.evaluate_mask:
+            arrange_statistics(project, [each.folder for each in steps.values()])
+
+    try:
+        return run_dataset(
+            session, _plan(project, steps), run_one, say=say,
+            before=lambda: set_summary_aside(project.output), after=after,
+        )  # fmt: skip
+    finally:
+        for each in steps.values():
+            remove_empty(each.work, project.work)
+
+
+def _plan(project: Project3D, steps: Mapping[str, _Steps]) -> DatasetPlan:
+    """Say what a run makes, and where."""
+    evaluates = project.evaluate_picks or project.evaluate_mask
+    flags = {MAP: project.predict, MASK: project.postprocess, _TABLE: evaluates}
+    outputs = [name for name, is_asked in flags.items() if is_asked]
+    picks = [project.class_name] if project.postprocess else []
+    places = {name: each.places() for name, each in steps.items()}
+    inputs = {one.name: str(one.path.absolute()) for one in project.tomograms}
+    return DatasetPlan(
+        project.output, dict.fromkeys(steps, outputs), picks, places=places,
+        facts={"config": project.values, "inputs": inputs},
+    )  # fmt: skip
 
 
 def plan_3d(project: Project3D) -> list[str]:
@@ -70,7 +115,7 @@ def plan_3d(project: Project3D) -> list[str]:
         lines += [f"{tomogram.name}: {folder / MAP}"] * project.predict
         lines += [f"{tomogram.name}: {folder / MASK}{motl}"] * project.postprocess
         if project.evaluate_picks or project.evaluate_mask:
-            lines.append(f"{tomogram.name}: rows of {project.output / 'pp_statistics.csv'}")
+            lines.append(f"{tomogram.name}: rows of {project.output / _TABLE}")
     return lines
 
 
@@ -92,18 +137,28 @@ class _Steps:
         """Where the intermediate stores are."""
         return self.project.work / self.project.place(self.tomogram)
 
+    def places(self) -> dict[str, OutputPlace]:
+        """Return where outputs are and are made."""
+        folder, work = self.folder.absolute(), self.work.absolute()
+        return {
+            MAP: OutputPlace(folder / MAP, work / "scores.zarr.partial"),
+            MASK: OutputPlace(folder / MASK, work / "picks.partial"),
+            _TABLE: OutputPlace(note_path(folder / "pp_statistics"), work / "statistics.partial"),
+        }
+
     def run(self) -> dict[str, int]:
         """Do what is active; return how many picks there are, by class."""
         counts = {}
         if not self.maker.resume:
-            clear_work(self.work, self.project.work)
+            clear_work(self.work)
         if self.project.predict:
             self.predict()
         if self.project.postprocess:
             counts[self.project.class_name] = self.postprocess()
         if self.project.evaluate_picks or self.project.evaluate_mask:
             evaluate_tomogram(self.maker, self.project, self.tomogram, self.folder)
-        clear_work(self.work, self.project.work)
+            self.maker.made(_TABLE)
+        clear_work(self.work)
         return counts
 
     def map_request(self) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import io
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..io.csv_text import csv_of_dicts
 from ..io.replace import replace_file
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .project3d import Project3D, Tomogram3D
 
-__all__ = ["COLUMNS", "add_rows", "holds_rows", "statistics_rows"]
+__all__ = ["COLUMNS", "add_rows", "arrange_rows", "holds_rows", "statistics_rows"]
 
 _DESCRIPTOR = (
     "batch_norm", "box_size", "da_elastic_alpha", "da_rot_angle", "da_rounds",
@@ -124,11 +124,37 @@ def add_rows(path: Path, rows: list[Row]) -> None:
         columns += [name for name in COLUMNS if name not in columns]
         new = {_identity(row): row for row in rows}
         kept = [new.pop(_identity(row), row) for row in old]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*kept, *new.values()])
-        replace_file(path, text.getvalue())
+        _write(path, columns, [*kept, *new.values()])
+
+
+def arrange_rows(path: Path, rows: list[Row]) -> None:
+    """Put some rows of a table in an order, at the places that they have together.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "pp_statistics.csv")
+    >>> a, b, c = ({**dict.fromkeys(COLUMNS, ""), "tomo_name": name} for name in "abc")
+    >>> add_rows(path, [c, b, a])
+    >>> arrange_rows(path, [a, c])
+    >>> [line.strip(",") for line in path.read_text().splitlines()[1:]]
+    ['a', 'b', 'c']
+    """
+    if not path.is_file():
+        return
+    with _alone_in(path.parent):
+        columns, old = _read(path)
+        order = [_identity(row) for row in rows]
+        found = {_identity(row): row for row in old}
+        arranged = iter([found[each] for each in order if each in found])
+        new = [next(arranged) if _identity(row) in order else row for row in old]
+        if new != old:
+            _write(path, columns, new)
+
+
+def _write(path: Path, columns: list[str], rows: list[Row]) -> None:
+    """Write a table in one step."""
+    replace_file(path, csv_of_dicts(rows, columns))
 
 
 def _identity(row: Row) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""What the 2D and the 3D run share: make an output once, export a store, go on after a failure."""
+"""What the 2D and the 3D run share: make an output once, export a store, leave nothing behind."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import DeepictError
 from ..engine import fingerprint, request_key
 from ..io.export import export_volume
 from ..io.volumes import open_volume
-from ..pipeline import RunReport, TomogramReport
-from .outputs import begin, is_made, note, read_note
+from .outputs import begin, is_made, note, read_note, set_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from ..jobs.session import Session
 
@@ -26,7 +24,8 @@ __all__ = [
     "clear_work",
     "export_float32",
     "key_of",
-    "run_each_tomogram",
+    "remove_empty",
+    "set_summary_aside",
     "through_store",
 ]
 
@@ -49,6 +48,8 @@ class Maker:
     say: Callable[[str], None]
     resume: bool = True
     """Whether finished outputs are kept."""
+    made: Callable[[str], None] = lambda _output: None
+    """Told the name of each output that is made, or found to answer the request."""
 
     def make(
         self,
@@ -66,6 +67,7 @@ class Maker:
             made = make(output) or Made()
             note(output, key, also=made.also, **made.facts)
             self.say(f"{tomogram}: wrote {output}")
+        self.made(output.name)
         return read_note(output)
 
 
@@ -105,33 +107,24 @@ def export_float32(store: Path, target: Path) -> None:
     )
 
 
-def clear_work(folder: Path, root: Path) -> None:
-    """Remove a tomogram's intermediate stores, and folders above them that are empty then."""
+def clear_work(folder: Path) -> None:
+    """Remove a tomogram's intermediate stores."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_empty(folder: Path, root: Path) -> None:
+    """Remove a folder and those above it, up to the root, as far as nothing is in them."""
     with suppress(OSError):  # not empty, or not there
-        for parent in folder.parents:
-            parent.rmdir()
+        for parent in (folder, *folder.parents):
+            with suppress(FileNotFoundError):
+                parent.rmdir()
             if parent == root:
                 break
 
 
-def run_each_tomogram(
-    names: Iterable[str], run_one: Callable[[str], dict[str, int]], say: Callable[[str], None]
-) -> RunReport:
-    """Run all tomograms; one that fails does not stop the others.
-
-    Raises
-    ------
-    DeepictError
-        The only tomogram failed.
-    """
-    names, reports = list(names), []
-    for name in names:
-        try:
-            reports.append(TomogramReport(name, run_one(name)))
-        except DeepictError as error:
-            if len(names) == 1:
-                raise
-            say(f"{name}: failed: {error}")
-            reports.append(TomogramReport(name, error=error))
-    return RunReport(tuple(reports))
+def set_summary_aside(output: Path) -> None:
+    """Make room for the summary, where a file of that name is nobody's summary."""
+    path = output / "summary.csv"
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        if not file.readline().startswith(b"tomogram,state,"):
+            set_aside(path)

@@ -7,8 +7,6 @@ in our config stands in comments at the end, with the reason.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ import yaml
 
 from ..config import RunConfig, settings_from
 from ..core.errors import OutputExistsError
+from ..io.csv_text import csv_of_dicts
 from ..io.replace import replace_file
 from .project import read_project
 from .project3d import Project3D
@@ -119,9 +118,4 @@ def _findings(warnings: Sequence[str]) -> list[str]:
 
 def _as_csv(rows: Sequence[dict[str, str]]) -> str:
     """Return a table with a column for everything that any row has."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns or ["name", "tomogram"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_of_dicts(rows, () if rows else ("name", "tomogram"))

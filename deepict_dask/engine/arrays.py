@@ -7,6 +7,7 @@ marked in the ledger after its data are written.
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,11 +52,13 @@ def naming(path: str) -> Iterator[None]:
 def _read_chunk_by_chunk() -> None:
     """Let Zarr decode one chunk at a time in this process: ten at once take six times the memory.
 
-    Workers that are started here are told so by their environment; others only by this.
+    Workers that are started here are told so by their environment; others only by this. Workers
+    with a GPU are told of more: whole tomograms wait for one thread there (`gpu_workers`).
     """
     import zarr
 
-    zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1})
+    at_once = int(os.environ.get("ZARR_ASYNC__CONCURRENCY", "1"))
+    zarr.config.set({"async.concurrency": at_once, "threading.max_workers": at_once})
 
 
 def read_windows(sources: Sequence[VolumeReader], block: Block) -> list[Any]:
@@ -112,7 +115,7 @@ def map_chunks(
 
     Examples
     --------
-    See `deepict_dask.jobs.segment` for a call.
+    See `deepict_dask.jobs.segmenting.segment` for a call.
     """
     _check_ownership(grid, sink)
     todo = range(grid.n_blocks) if ledger is None else ledger.unfinished()

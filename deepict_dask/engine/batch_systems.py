@@ -124,7 +124,8 @@ def _ask_sge(profile: ClusterProfile) -> dict[str, Any]:
         "project": profile.account,
         "walltime": profile.walltime,
         "resource_spec": profile.resource_spec,
-        "job_extra_directives": ["-r n"],
+        # many sites start jobs with csh, which cannot read the script
+        "job_extra_directives": ["-r n", "-S /bin/bash"],
     }
 
 

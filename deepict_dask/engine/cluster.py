@@ -8,20 +8,24 @@ import signal
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backend import resolve_device
+from ..backend import free_device_bytes, resolve_device
 from ..core.errors import BudgetError, ClusterError
 from .batch_systems import BATCH_SYSTEMS
 from .budget import BASELINE_BYTES, format_bytes, parse_bytes
 from .company import told_when_alone
+from .gpu_workers import plan_local, worker_specs
 from .staging import swept
 from .worker_settings import DASK_CONFIG, SINGLE_THREADED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .gpu_workers import WorkerPlan
 
 __all__ = ["ClusterSettings", "Workers", "connect"]
 
@@ -46,6 +50,9 @@ class ClusterSettings:
     """Number of workers; by default as many as the cores and the memory allow."""
     memory: str | None = None
     """Memory of each worker, such as "4GiB"; by default an equal share of what is free."""
+    gpus: tuple[str, ...] = ()
+    """Of "local" workers: GPUs, as CUDA_VISIBLE_DEVICES names them. Each has a worker of its own,
+    and ``workers`` are those without one that stand beside them."""
 
     @property
     def memory_bytes(self) -> int | None:
@@ -67,12 +74,31 @@ class Workers:
     """Whether the workers' machines differ from this one: they may have a GPU where it has none."""
     kinds: frozenset[str] = frozenset()
     """Dask resources of the workers where they differ: "GPU" for networks, "CPU" for the rest."""
+    gpu_bytes: int | None = None
+    """Memory of the smallest worker with a GPU, where it has more than the others."""
+    per_gpu: int = 1
+    """Workers that share one GPU, each of which may have as large a part of its memory."""
     hint: str | None = None
     """What to tell the user of these workers, such as how to see the dashboard."""
 
     def in_flight(self) -> int:
         """Return how many tasks to keep submitted: enough that no worker waits for the client."""
         return 4 * max(1, self.n_workers) + 8
+
+    def memory_used(self) -> int | None:
+        """Return the bytes of the fullest worker, as its scheduler last heard; None if it is gone.
+
+        Examples
+        --------
+        >>> with connect(ClusterSettings(kind="threads", workers=1, memory="1GiB")) as workers:
+        ...     workers.memory_used() > 0
+        True
+        """
+        try:
+            known = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        except Exception:  # of a connection that was just lost: what waits for results says so
+            return None
+        return max((int(one["metrics"].get("memory", 0)) for one in known), default=None)
 
     def placed(self, *work: Any) -> dict[str, Any]:
         """Return what a submission says of where it runs, if there are workers of two kinds.
@@ -91,6 +117,17 @@ class Workers:
             return {}
         return {"resources": {"GPU" if any(map(_needs_gpu, work)) else "CPU": 1}}
 
+    def memory_of(self, *work: Any) -> int:
+        """Return the memory of the smallest worker on which work may be placed.
+
+        Examples
+        --------
+        >>> Workers(None, 2, 1 << 30, "", gpu_bytes=4 << 30).memory_of()
+        1073741824
+        """
+        on_gpu = self.gpu_bytes is not None and any(map(_needs_gpu, work))
+        return self.gpu_bytes if on_gpu and self.gpu_bytes is not None else self.memory_bytes
+
     def device(self, name: str) -> str:
         """Return cpu or cuda for auto, cpu or cuda: where the workers are, their GPU counts.
 
@@ -104,6 +141,18 @@ class Workers:
         kind = {"resources": {"GPU": 1}} if "GPU" in self.kinds else {}
         found = self.client.submit(resolve_device, name, pure=False, **kind).result()
         return str(found.name)
+
+    def free_device_bytes(self) -> int:
+        """Return the free memory of a worker's GPU, or its part where workers share one.
+
+        Raises
+        ------
+        DeviceError
+            The worker has no CuPy.
+        """
+        kind = {"resources": {"GPU": 1}} if "GPU" in self.kinds else {}
+        free = self.client.submit(free_device_bytes, pure=False, **kind).result()
+        return int(free) // self.per_gpu
 
 
 def _needs_gpu(work: Any) -> bool:
@@ -229,6 +278,10 @@ def _local(settings: ClusterSettings) -> Iterator[Workers]:
     from distributed import Client, LocalCluster
     from distributed.gc import disable_gc_diagnosis
 
+    if (plan := plan_local(settings)) is not None:
+        with _local_with_gpus(plan) as workers:
+            yield workers
+        return
     n, each = plan_workers(settings)
     threads = settings.kind == "threads"
     options: dict[str, Any] = {} if threads else {"env": SINGLE_THREADED}
@@ -247,7 +300,34 @@ def _local(settings: ClusterSettings) -> Iterator[Workers]:
         # Its callback would swallow a Ctrl-C that arrives while garbage is collected.
         disable_gc_diagnosis(force=True)
         keep_flat(client)
-        yield Workers(client, n, each, cluster.scheduler_address)
+        link = None if find_spec("bokeh") is None else cluster.dashboard_link
+        yield Workers(client, n, each, cluster.scheduler_address, link)
+
+
+@contextmanager
+def _local_with_gpus(plan: WorkerPlan) -> Iterator[Workers]:
+    """Start the workers of a plan on this machine."""
+    from distributed import Client, Scheduler, SpecCluster
+    from distributed.gc import disable_gc_diagnosis
+
+    scheduler = {"cls": Scheduler, "options": {"dashboard_address": ":0", "host": "127.0.0.1"}}
+    with ExitStack() as stack:
+        try:
+            with interrupts_held():
+                cluster = stack.enter_context(SpecCluster(worker_specs(plan), scheduler))
+        except (RuntimeError, OSError, TimeoutError) as error:
+            raise ClusterError(
+                f"--cluster local: expected {len(plan)} workers to start, found: {error}"
+            ) from error
+        client = stack.enter_context(Client(cluster))
+        disable_gc_diagnosis(force=True)  # as in `_local`
+        keep_flat(client)
+        least = min(n_bytes for n_bytes, _, _ in plan.values())
+        kinds = frozenset(kind for _, _, resources in plan.values() for kind in resources)
+        with_gpu = min(b for b, _, resources in plan.values() if "GPU" in resources)
+        yield Workers(
+            client, len(plan), least, cluster.scheduler_address, kinds=kinds, gpu_bytes=with_gpu
+        )
 
 
 def keep_flat(client: Any) -> None:

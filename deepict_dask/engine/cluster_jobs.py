@@ -71,9 +71,11 @@ def batch_workers(settings: ClusterSettings) -> Iterator[Workers]:
         log.info("%s", hint)
         pool.wait()
         kinds = frozenset("GPU" if p.gpus_per_job else "CPU" for p in profiles.values())
+        sharing = [p.workers_per_job for p in profiles.values() if p.gpus_per_job]
         yield Workers(
             client, n, each, cluster.scheduler_address, cluster.dashboard_link,
             elsewhere=True, kinds=kinds, hint=hint,
+            per_gpu=max(sharing, default=1),
         )  # fmt: skip
 
 
@@ -183,8 +185,12 @@ def _kept(pool: JobPool) -> Iterator[None]:
 
 @contextmanager
 def _ended_as_interrupted() -> Iterator[None]:
-    """Treat the SIGTERM of a batch system's own time limit as a Ctrl-C: jobs are cancelled."""
-    if threading.current_thread() is not threading.main_thread():
+    """Treat the SIGTERM of a batch system's own time limit as a Ctrl-C: jobs are cancelled.
+
+    A caller that heeds the signal already is left to it.
+    """
+    heeded = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if heeded or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

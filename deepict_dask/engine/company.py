@@ -1,7 +1,9 @@
-"""Says when a scheduler that somebody else runs has no workers left.
+"""Says when a scheduler that somebody else runs has lost workers, or has none left.
 
 Work that was submitted waits for new workers, however long: on a cluster they may come with the
-next night. Whoever sits before a program that does not move should know why.
+next night. Whoever sits before a program that does not move should know why. A host that crashed or
+was cut off takes its workers with it, and nobody starts others: whoever finds a run slow in the
+morning should know that too.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _LOOK_S = 20.0
 
 @contextmanager
 def told_when_alone(client: Any, address: str, *, look_s: float = _LOOK_S) -> Iterator[None]:
-    """Warn when all workers are gone, and say when some are back, as long as the block lasts.
+    """Warn when workers are gone, some or all, and say when there are any again.
 
     Parameters
     ----------
@@ -55,19 +57,31 @@ def told_when_alone(client: Any, address: str, *, look_s: float = _LOOK_S) -> It
 
 def _watch(client: Any, address: str, ended: threading.Event, look_s: float) -> None:
     """Look after the workers: the body of a thread."""
-    is_alone = False
+    before = 0
+    told: int | None = None
     while not ended.wait(look_s):
         try:
             n = len(client.scheduler_info(n_workers=-1)["workers"])
         except Exception as error:  # the scheduler itself is gone: who waits for results is told
             log.debug("%s: cannot be asked for its workers: %r", address, error)
             return
-        if n == 0 and not is_alone and not ended.is_set():
-            log.warning(
-                "%s: no worker is left, so the work stands still until some come: "
-                "`dask worker %s --nthreads 1 --memory-limit 4GiB`; Ctrl-C ends it, and the same "
-                "command continues later", address, address,
-            )  # fmt: skip
-        if n and is_alone:
-            log.warning("%s: %d workers are there again", address, n)
-        is_alone = n == 0
+        # A worker that its nanny starts again is missing for one look only.
+        if n in (0, before) and n != told and not ended.is_set():
+            if n == 0 or told is not None:
+                _tell(address, n, told or 0)
+            told = n
+        before = n
+
+
+def _tell(address: str, n: int, told: int) -> None:
+    """Say how many workers there are, of as many as there were."""
+    if n == 0:
+        log.warning(
+            "%s: no worker is left, so the work stands still until some come: "
+            "`dask worker %s --nthreads 1 --memory-limit 4GiB`; Ctrl-C ends it, and the same "
+            "command continues later", address, address,
+        )  # fmt: skip
+    elif n < told:
+        log.warning("%s: %d of %d workers are left; the work goes on with them", address, n, told)
+    elif told == 0:
+        log.warning("%s: %d workers are there again", address, n)

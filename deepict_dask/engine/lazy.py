@@ -24,6 +24,7 @@ __all__ = [
     "lazy_reader",
     "lazy_whole",
     "map_blocks",
+    "map_op",
     "map_windows",
     "reduce_blocks",
 ]
@@ -86,6 +87,42 @@ def map_windows(function: Callable[..., Any], array: Any, *, halo: Vec, align: i
         function, aligned, depth=dict(enumerate(halo)), boundary="none", dtype="float32",
         meta=np.empty((0, 0, 0), "float32"), trim=True,
     )  # fmt: skip
+
+
+def map_op(op: ChunkOp, array: Any, grid: Grid) -> Any:
+    """Map an op of one source over an array, on any blocks.
+
+    Parameters
+    ----------
+    op
+        Returns zyx.
+    array
+        zyx dask array.
+    grid
+        Blocks, with the halo that the op needs.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from types import SimpleNamespace
+    >>> op = SimpleNamespace(dtype="int64", apply=lambda block, window: window + block.number)
+    >>> grid = Grid((4, 2, 2), (2, 2, 2), (1, 0, 0))
+    >>> map_op(op, da.arange(16).reshape(4, 2, 2), grid)[:, 0, 0].compute()
+    array([ 0,  4,  9, 13])
+    """
+    import dask.array as da
+    from dask import delayed
+
+    results = np.empty(grid.counts, dtype=object)
+    for block in grid:
+        window = array[block.read.slices]
+        task = delayed(_apply_cropped)(op, block, window.rechunk(window.shape))
+        results[block.index] = da.from_delayed(task, block.write.shape, dtype=op.dtype)
+    return da.block(results.tolist())
+
+
+def _apply_cropped(op: ChunkOp, block: Block, window: Any) -> Any:
+    return block.crop(op.apply(block, np.asarray(window)))
 
 
 def _aligned_chunks(size: int, chunk: int, halo: int, align: int) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ too large to travel wait in files, and all that travels stays small.
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,10 +113,13 @@ class SpillFolder:
     path: str
 
     def save(self, node: TreeNode, arrays: dict[str, Any]) -> None:
-        """Write a node's arrays; doing it twice leaves the same file."""
+        """Write a node's arrays; doing it twice, even at once, leaves the same file.
+
+        A worker that was given up may still be at it when another does it in its place.
+        """
         for name, array in arrays.items():
             if len(array):
-                temporary = Path(self.path) / f".{node.name}.{name}.tmp.npy"
+                temporary = Path(self.path) / f".{node.name}.{name}.{uuid.uuid4().hex}.tmp.npy"
                 np.save(temporary, array)
                 temporary.replace(Path(self.path) / f"{node.name}.{name}.npy")
 
@@ -173,19 +177,33 @@ def combine_children(
     places: Sequence[Vec],
     children: Sequence[Any],
     spill: SpillFolder | None,
+    *,
+    unpack: Callable[[Any], Any] = lambda child: child,
 ) -> Any:
-    """Join up to eight neighbours, along x, then y, then z."""
+    """Join up to eight neighbours along x, then y, then z; each is unpacked when its turn comes."""
     parts = dict(zip(places, children, strict=True))
-    for axis in (2, 1, 0):
-        joined: dict[Vec, Any] = {}
-        for place in sorted(parts):
-            low = as_vec([i - i % 2 if a == axis else i for a, i in enumerate(place)])
-            joined[low] = (
-                reduction.combine(joined[low], parts[place]) if low in joined else parts[place]
-            )
-        parts = joined
-    (partial,) = parts.values()
-    return _spilled(node, partial, spill)
+    return _spilled(node, _joined(reduction, parts, unpack), spill)
+
+
+def _joined(
+    reduction: TreeReduction[Any, Any],
+    parts: dict[Vec, Any],
+    unpack: Callable[[Any], Any],
+    axis: int = 0,
+) -> Any:
+    """Join both halves of the neighbours along an axis, once each half is joined along the next.
+
+    So one half is a single node, with the faces of its outside only, before the other is unpacked.
+    """
+    if len(parts) == 1:
+        (child,) = parts.values()
+        return unpack(child)
+    low = {place: child for place, child in parts.items() if place[axis] % 2 == 0}
+    high = {place: child for place, child in parts.items() if place[axis] % 2 == 1}
+    if not (low and high):
+        return _joined(reduction, low or high, unpack, axis + 1)
+    first = _joined(reduction, low, unpack, axis + 1)
+    return reduction.combine(first, _joined(reduction, high, unpack, axis + 1))
 
 
 def _handed_over(node: TreeNode, partial: Any, spill: SpillFolder | None) -> HandedOver:
@@ -211,8 +229,8 @@ def _node_task(
     spill: SpillFolder | None,
 ) -> HandedOver:
     """Join neighbours: the body of a node task."""
-    parts = [child.unpack() for child in children]
-    return _handed_over(node, combine_children(reduction, node, places, parts, spill), spill)
+    joined = combine_children(reduction, node, places, children, spill, unpack=HandedOver.unpack)
+    return _handed_over(node, joined, spill)
 
 
 def reduce_chunks(
@@ -254,7 +272,7 @@ def reduce_chunks(
 
     Examples
     --------
-    See `deepict_dask.jobs.pick` for a call.
+    See `deepict_dask.jobs.picking.pick` for a call.
     """
     where = sources[0].path if spill is None else f"{spill.path}, from {sources[0].path}"
     tree = _Tree(grid.counts)

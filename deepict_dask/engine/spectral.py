@@ -51,7 +51,9 @@ def run_whole(workers: Workers, name: str, where: str, function: Any, *arguments
         The task failed.
     """
     future = workers.client.submit(
-        function, *arguments, **({"pure": False, "key": task_key(name, 0)} | workers.placed())
+        function,
+        *arguments,
+        **({"pure": False, "key": task_key(name, 0)} | workers.placed(*arguments)),
     )
     try:
         return future.result()
@@ -104,7 +106,9 @@ def transform_volume(
     See `deepict_dask.jobs.equalize` for a call.
     """
     progress = progress or Progress(shown=False)
-    plan = plan_spectral(op, source.header.shape, sink.write_shape, workers.memory_bytes)
+    plan = plan_spectral(op, source.header.shape, sink.write_shape, workers.memory_of(op))
+    if plan.layout is not None:  # pieces are for workers of any kind
+        plan = plan_spectral(op, source.header.shape, sink.write_shape, workers.memory_bytes)
     log.info("%s: %s: %s", source.path, op.name, plan)
     if plan.layout is None:
         with progress.stage(op.name, 1) as advance:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -103,7 +103,7 @@ class StagedOutput:
     --------
     >>> import tempfile, pathlib
     >>> with StagedOutput(pathlib.Path(tempfile.mkdtemp()) / "picks", key="0" * 64) as output:
-    ...     _ = (output.partial / "picks.csv").write_text("score,x,y,z")
+    ...     _ = (output.folder / "picks.csv").write_text("score,x,y,z")
     ...     output.commit()
     >>> sorted(p.name for p in output.path.iterdir()), output.partial.exists()
     (['picks.csv'], False)
@@ -130,6 +130,15 @@ class StagedOutput:
     def partial(self) -> Path:
         """The folder it is made in."""
         return self.path.with_name(self.path.name + ".partial")
+
+    @property
+    def folder(self) -> Path:
+        """The folder in it of what tasks write, which becomes the output unless a file does.
+
+        Each request has its own: a task of an earlier one, which somebody else's cluster may still
+        be at, finds its folder gone and cannot write into this one.
+        """
+        return self.partial / self.key[:12]
 
     def open_ledger(self, grid: Grid) -> Ledger:
         """Return the marks of finished blocks; from now on unfinished work is worth keeping."""
@@ -203,6 +212,7 @@ class StagedOutput:
             remove(self.partial)
             self.partial.mkdir()
             note.write_text(self.key)
+        self.folder.mkdir(exist_ok=True)
 
     def _release(self) -> None:
         """Give up the lock; its file goes first, so that nobody locks a file that is gone."""
@@ -215,6 +225,11 @@ class StagedOutput:
     @property
     def _lock_path(self) -> Path:
         return self.path.with_name(self.path.name + ".lock")
+
+    @property
+    def _aside(self) -> Path:
+        """The name an old output has while the new one takes its place."""
+        return self.path.with_name(self.path.name + ".replaced")
 
     def _acquire(self) -> None:
         lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -237,19 +252,29 @@ class StagedOutput:
         Parameters
         ----------
         inner
-            Name of the file in the partial folder that is the output; by default the folder is.
+            Name of what in the partial folder is the output; by default `folder` is.
         """
-        made = self.partial if inner is None else self.partial / inner
+        made = self.folder if inner is None else self.partial / inner
         _remove_leftovers(made)
+        remove(self._aside)
         if self.path.is_dir():  # a file is replaced in one step
-            aside = self.path.with_name(self.path.name + ".replaced")
-            remove(aside)
-            os.replace(self.path, aside)
-            os.replace(made, self.path)
-            remove(aside)
-        else:
-            os.replace(made, self.path)
-        if inner is None:
-            for name in (".ledger", ".request"):
-                (self.path / name).unlink(missing_ok=True)
+            os.replace(self.path, self._aside)
+        os.replace(made, self.path)
+        remove(self._aside)
         remove(self.partial)
+
+    def clear_remains(self) -> None:
+        """Remove what stands beside a finished output if its run was killed after naming it.
+
+        Nothing is touched while another run is making this output, or where nothing can be written.
+        """
+        remains = (self.partial, self._aside, self._lock_path)
+        if not any(path.exists() for path in remains):
+            return
+        with suppress(LedgerError, OSError):
+            self._acquire()
+            try:
+                remove(self._aside)
+                remove(self.partial)
+            finally:
+                self._release()

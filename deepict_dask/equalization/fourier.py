@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backend import fft_of, namespace_of
+from ..backend import fft_of, is_on_device, namespace_of
 from ..core.errors import ShapeMismatchError, VoxelValueError
 
 if TYPE_CHECKING:
@@ -46,19 +46,25 @@ __all__ = [
 Array = Any
 SLAB_VOXELS = 1 << 18
 """Voxels of one slab, unless one plane holds more."""
+DEVICE_SLAB_VOXELS = 1 << 25
+"""The same on a GPU, where each slab costs the start of some kernels."""
 SLAB_BYTES_PER_VOXEL = 48
 """Temporaries of the hungriest step on a slab (the radial mean), measured."""
 
 
-def slabs(n: int, voxels_each: int) -> Iterator[slice]:
+def slabs(n: int, voxels_each: int, of: Array | None = None) -> Iterator[slice]:
     """Cut an axis of n planes into slices of about ``SLAB_VOXELS`` voxels.
+
+    Slices of an array on a GPU, which ``of`` may be, are of ``DEVICE_SLAB_VOXELS``.
 
     Examples
     --------
     >>> list(slabs(3, 2**17))
     [slice(0, 2, None), slice(2, 3, None)]
     """
-    step = max(1, SLAB_VOXELS // max(1, voxels_each))
+    on_device = of is not None and is_on_device(of)
+    voxels = DEVICE_SLAB_VOXELS if on_device else SLAB_VOXELS
+    step = max(1, voxels // max(1, voxels_each))
     for start in range(0, n, step):
         yield slice(start, min(n, start + step))
 
@@ -115,10 +121,10 @@ def to_half_spectrum(
     """
     fft = fft_of(volume)
     half = namespace_of(volume).empty(half_shape(volume.shape), dtype)
-    for planes in slabs(volume.shape[0], volume.shape[1] * volume.shape[2]):
+    for planes in slabs(volume.shape[0], volume.shape[1] * volume.shape[2], volume):
         real = prepare(volume[planes]).astype(half.real.dtype, copy=False)
         half[planes] = fft.rfft2(real, axes=(1, 2), overwrite_x=True)
-    for rows in slabs(half.shape[1], half.shape[0] * half.shape[2]):
+    for rows in slabs(half.shape[1], half.shape[0] * half.shape[2], half):
         half[:, rows] = fft.fft(half[:, rows], axis=0)
     return half
 
@@ -126,7 +132,7 @@ def to_half_spectrum(
 def to_planes(half: Array) -> Array:
     """Undo the transform along z, in place."""
     fft = fft_of(half)
-    for rows in slabs(half.shape[1], half.shape[0] * half.shape[2]):
+    for rows in slabs(half.shape[1], half.shape[0] * half.shape[2], half):
         half[:, rows] = fft.ifft(half[:, rows], axis=0)
     return half
 
@@ -155,7 +161,7 @@ def inverse_planes(planes: Array, shape: Vec) -> Iterator[tuple[slice, Array]]:
     True
     """
     fft = fft_of(planes)
-    for where in slabs(shape[0], shape[1] * shape[2]):
+    for where in slabs(shape[0], shape[1] * shape[2], planes):
         yield where, fft.irfft2(planes[where], s=shape[1:], axes=(1, 2), overwrite_x=True)
 
 
@@ -277,7 +283,7 @@ def require_contrast(volume: Array) -> tuple[float, float]:
         raise ShapeMismatchError(
             f"spectrum: expected a zyx volume, found an array of shape {volume.shape}"
         )
-    where = list(slabs(volume.shape[0], volume.shape[1] * volume.shape[2]))
+    where = list(slabs(volume.shape[0], volume.shape[1] * volume.shape[2], volume))
     mean = sum(float(volume[s].sum(dtype=np.float64)) for s in where) / volume.size
     if not np.isfinite(mean):
         raise VoxelValueError(

@@ -145,7 +145,7 @@ def apply_gain(half: Array, gain: Gain, knots: RadialKnots, columns: slice = sli
     """
     xp = namespace_of(half)
     mean = half[0, 0, 0].copy()
-    for planes in slabs(half.shape[0], half.shape[1] * half.shape[2]):
+    for planes in slabs(half.shape[0], half.shape[1] * half.shape[2], half):
         half[planes] *= gain.at(knots.frequency_of(planes, xp, columns)).astype(half.real.dtype)
     if not columns.start:
         half[0, 0, 0] = mean

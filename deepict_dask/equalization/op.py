@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..backend import Device, compute_on, is_on_device, to_host
 from ..core.errors import ConfigError, SpacingError
 from ..core.ops import SpectralOp
 from .deepict_compat import compat_bytes, deepict_equalize, deepict_gain, result_like, volume_bytes
@@ -73,6 +74,8 @@ class EqualizeOp(SpectralOp):
     """What is left beyond the target's last frequency; deepict mode has ``zero``."""
     source_dtype: str = "float32"
     """NumPy name of the type that ``transform`` is given; for ``bytes_needed`` only."""
+    device: str = "cpu"
+    """Where arrays of the host are transformed; "cuda" must be there."""
     name: str = field(default="equalize", init=False)
 
     def __post_init__(self) -> None:
@@ -97,14 +100,20 @@ class EqualizeOp(SpectralOp):
         Returns
         -------
         equalized
-            float32 zyx on the same device. Its mean is kept, and its power in the target's band
-            (deepict mode: at least 0, on a scale of its own).
+            float32 zyx in the place of ``volume``, wherever it was computed. Its mean is kept, and
+            its power in the target's band (deepict mode: at least 0, on a scale of its own).
 
         Raises
         ------
         VoxelValueError
             If voxels are not finite, or all equal.
         """
+        if is_on_device(volume):
+            return self._transformed(volume)
+        return to_host(compute_on(Device(self.device), self.name, self._transformed, volume))
+
+    def _transformed(self, volume: Array) -> Array:
+        """Return the equalized volume, computed where the volume is."""
         if self.mode == "deepict":
             target = np.asarray(self.target.intensity)
             return deepict_equalize(volume, target, self.cutoff, self.smoothing)

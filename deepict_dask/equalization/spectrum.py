@@ -157,7 +157,7 @@ def amplitude_sums(half: Array, knots: RadialKnots, columns: slice = slice(None)
     xp = namespace_of(half)
     sums = xp.zeros((2, knots.n_knots + 1))
     twice = _weight_of_columns(knots.shape[2], xp)[columns]
-    for planes in slabs(half.shape[0], half.shape[1] * half.shape[2]):
+    for planes in slabs(half.shape[0], half.shape[1] * half.shape[2], half):
         frequency = knots.frequency_of(planes, xp, columns)
         place = xp.rint(frequency / np.float32(knots.step_per_angstrom))
         place = xp.minimum(place.astype(np.int32), knots.n_knots).ravel()

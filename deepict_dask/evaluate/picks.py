@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..core.errors import ConfigError
+from ..io.picks_table import named_by_number
 from .curves import Curve, curve_of_counts, last_of_equals
 from .matching import Matching, match_picks, points_of
 
@@ -113,14 +114,16 @@ def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tupl
     Parameters
     ----------
     predicted, true
-        Picks tables (`pandas.DataFrame`); those without ``class_name`` are of one class.
+        Picks tables (`pandas.DataFrame`). Those with several ``class_number`` and no ``class_name``
+        have their numbers as names; others without names are of one class.
     class_name
         Which class; by default the one class of ``predicted``, else of ``true``.
 
     Raises
     ------
     ConfigError
-        There are several classes and none was chosen, or the class is in neither table.
+        There are several classes and none was chosen, the class is in neither table, or one table
+        has names and the other numbers.
 
     Examples
     --------
@@ -129,7 +132,7 @@ def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tupl
     >>> len(same_class(pd.DataFrame({"x": [1]}), true, "fas")[1])
     1
     """
-    tables = (predicted, true)
+    predicted, true = tables = named_by_number(predicted), named_by_number(true)
     known = [set(t["class_name"].dropna()) if "class_name" in t else set() for t in tables]
     single = next((names for names in known if len(names) == 1), None)
     if class_name is None and single and all(single <= names or not names for names in known):
@@ -140,6 +143,8 @@ def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tupl
             f"picks: expected one class to compare, found {', '.join(map(str, everything))}; "
             "choose one with --class"
         )
+    if class_name is not None:
+        _refuse_other_names(tables, known, class_name)
     if class_name is not None and everything and class_name not in everything:
         raise ConfigError(
             f"picks: expected the class {class_name}, found {', '.join(map(str, everything))}"
@@ -149,6 +154,22 @@ def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tupl
         for t, names in zip(tables, known, strict=True)
     )
     return predicted, true
+
+
+def _refuse_other_names(tables: Sequence[Any], known: Sequence[set[str]], class_name: str) -> None:
+    """Refuse a name for classes that one list knows by number only: nobody says which it is."""
+    numbered = [
+        len(names) > 1 and "class_number" in t and names == set(map(str, t["class_number"]))
+        for t, names in zip(tables, known, strict=True)
+    ]
+    for what, names in zip(("predicted picks", "true particles"), known, strict=True):
+        if any(numbered) and names and class_name not in names:
+            found = ", ".join(sorted(names, key=str))
+            raise ConfigError(
+                f"{what}: expected the class {class_name}, found {found}; one list has "
+                "numbers instead of names: give it as a picks.csv with the names in a column "
+                "class_name, or each list with the picks of this class alone"
+            )
 
 
 def score_picks(

@@ -7,13 +7,12 @@ figures are left out).
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..io.csv_text import csv_of_dicts
 from .picks import PicksScore
 from .tally import SegmentationScore
 
@@ -246,9 +245,5 @@ def as_curve_csv(evaluation: Evaluation) -> str:
 
 
 def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: "" if value != value else value for key, value in row.items()})
-    return text.getvalue()
+    known = [{key: v for key, v in row.items() if v == v} for row in rows]  # NaN is empty
+    return csv_of_dicts(known, columns)

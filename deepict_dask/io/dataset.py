@@ -13,6 +13,7 @@ Each kind is one file of `deepict_dask.io.datasets`.
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from .volumes import is_volume_path, looks_like_volume
 __all__ = ["Dataset", "TomogramEntry", "list_tomograms", "read_dataset"]
 
 _log = logging.getLogger(__name__)
+_DEPOSIT = re.compile(r"(?:EMPIAR-)?(\d{5})", re.IGNORECASE)
 _LOOKED_FOR = (
     "a volume, a pattern (TS_*.rec), a table (.csv, .yaml), RELION's tomograms.star, or a folder: "
     "of copick (ExperimentRuns), of the CryoET Data Portal (RUN/Reconstructions/VoxelSpacing*), "
@@ -117,7 +119,24 @@ def _read(place: Path, wanted: str) -> Dataset:
     if is_volume_path(place) or looks_like_volume(place):
         return Dataset("volume", (TomogramEntry(short_name(place), place),))
     what = "a file of another kind" if place.exists() else "nothing of that name"
-    raise ConfigError(f"{place}: found {what}; looked for {_LOOKED_FOR}")
+    raise ConfigError(f"{place}: found {what}{_fetch_hint(place)}; looked for {_LOOKED_FOR}")
+
+
+def _fetch_hint(place: Path) -> str:
+    """Return how to get a deposit that is named by its number and is not here.
+
+    Examples
+    --------
+    >>> _fetch_hint(Path("data/10988"))[:40]
+    ' (of the deposit EMPIAR-10988: fetch it '
+    >>> _fetch_hint(Path("TS_001.rec"))
+    ''
+    """
+    deposit = _DEPOSIT.fullmatch(place.name)
+    if deposit is None or place.exists():
+        return ""
+    name = f"EMPIAR-{deposit[1]}"
+    return f" (of the deposit {name}: fetch it with `deepict-dask fetch {name} DEST`, give DEST)"
 
 
 def _refuse_label(place: Path, wanted: str) -> None:

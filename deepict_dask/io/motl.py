@@ -5,6 +5,8 @@ Columns counted from 1: 1 score, 4 particle number, 5 tomogram number, 6 object 
 20 class. DeePiCt repeats x, y in columns 2 and 3 and leaves the rest 0. Positions are 0-based
 voxels, as DeePiCt reads and writes them.
 
+The angles are turned into RELION's (`deepict_dask.io.orientation`).
+
 Three containers: DeePiCt's headerless CSV byte for byte (integers, score = cluster size), the same
 with fractional positions (our default), and TOM's EM file of 20 x N float32.
 A particle's position is columns 8-10 plus the shift in 11-13.
@@ -18,7 +20,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import PicksFormatError
-from .picks_table import checked_picks, make_picks
+from .orientation import (
+    ANGLES,
+    angles_from_av3,
+    av3_from_angles,
+    has_angles,
+    relion_angles,
+    with_angles,
+)
+from .picks_table import (
+    checked_picks,
+    class_numbers,
+    make_picks,
+    tomogram_numbers,
+    whole_numbers,
+)
 from .text_rows import PIECE_ROWS, fixed_cells, lines, significant_cells, whole_cells
 from .text_table import TextTable, read_text_table
 
@@ -29,6 +45,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "KEPT",
     "N_MOTL_COLUMNS",
     "dump_motl_csv",
     "dump_motl_em",
@@ -41,15 +58,12 @@ __all__ = [
 
 N_MOTL_COLUMNS = 20
 
-_KEPT = {
+KEPT = {
     "tomogram_number": 5,
     "object_number": 6,
     "inner_shift_x": 14,
     "inner_shift_y": 15,
     "inner_shift_z": 16,
-    "phi": 17,
-    "psi": 18,
-    "theta": 19,
     "class_number": 20,
 }
 """Names of our columns for columns of a motl (counted from 1) that are kept when not empty."""
@@ -79,22 +93,23 @@ def picks_from_motl(values: np.ndarray[Any, Any], where: object) -> pd.DataFrame
     xyz = values[:, 7:10] + values[:, 10:13]
     picks = make_picks(xyz[:, ::-1], values[:, 0])
     if (values[:, 3] != np.arange(1, len(values) + 1)).any():
-        picks["particle_number"] = _whole(values[:, 3])
-    for name, column in _KEPT.items():
+        picks["particle_number"] = whole_numbers(values[:, 3])
+    for name, column in KEPT.items():
         empty = 1 if name == "class_number" else 0
         if (values[:, column - 1] != empty).any():
-            picks[name] = _whole(values[:, column - 1])
+            picks[name] = whole_numbers(values[:, column - 1])
+    if values[:, 16:19].any():
+        picks = with_angles(picks, angles_from_av3(values[:, 16:19]))
     return checked_picks(picks, where)
 
 
-def _whole(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return integers where nothing is lost by it."""
-    return values.astype(np.int64) if (values == np.rint(values)).all() else values
-
-
 def _in_raster_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Return checked picks by label if there is one, else as given."""
+    """Return checked picks by label if there is one, else as given; names become numbers."""
     picks = checked_picks(table)
+    if len(set(picks.get("class_name", []))) > 1:
+        picks = picks.assign(class_number=class_numbers(picks))
+    if len(set(picks.get("tomogram_name", []))) > 1:
+        picks = picks.assign(tomogram_number=tomogram_numbers(picks, 0))
     if "label" in picks.columns:
         return picks.sort_values("label", kind="stable", ignore_index=True)
     return picks
@@ -108,9 +123,11 @@ def _motl_values(picks: pd.DataFrame, first_number: int = 1) -> np.ndarray[Any, 
     values[:, 1:3] = values[:, 7:9]
     values[:, 3] = _numbers_from(first_number, len(picks))
     values[:, 19] = 1
-    for name, column in {"particle_number": 4, **_KEPT}.items():
+    for name, column in {"particle_number": 4, **KEPT}.items():
         if name in picks.columns:
-            values[:, column - 1] = picks[name].to_numpy(np.float64)
+            values[:, column - 1] = np.nan_to_num(picks[name].to_numpy(np.float64))
+    if has_angles(picks):
+        values[:, 16:19] = np.nan_to_num(av3_from_angles(relion_angles(picks)))
     return values
 
 
@@ -122,7 +139,7 @@ def _published_lines(picks: pd.DataFrame, first_number: int) -> str:
     """Return DeePiCt's integers: cluster size, rounded x, y and x, y, z, a running number."""
     if "n_voxels" in picks.columns:
         picks = picks.assign(score=picks["n_voxels"].astype(np.float64))
-    values = _motl_values(picks[[name for name in picks.columns if name not in _KEPT]])
+    values = _motl_values(picks[[name for name in picks.columns if name not in {*KEPT, *ANGLES}]])
     values[:, 3] = _numbers_from(first_number, len(picks))
     columns = [whole_cells(column) for column in np.rint(values).astype(np.int64).T]
     return lines(columns, len(picks), ",")

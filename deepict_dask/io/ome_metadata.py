@@ -20,9 +20,12 @@ from ..core.errors import VolumeFormatError
 from .description import angstrom_per
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..core.geometry import Vec
     from ..core.volume import VolumeHeader
 
-__all__ = ["ZarrImage", "find_image", "image_attributes", "is_zarr"]
+__all__ = ["ZarrImage", "attributes_of", "find_image", "image_attributes", "is_zarr"]
 
 Json = dict[str, Any]
 OURS = "deepict_dask"
@@ -83,7 +86,7 @@ def find_image(path: str) -> ZarrImage:
 
 def _image_of(folder: Path) -> Json | None:
     """Return the first image of a group, with the group's other attributes beside it."""
-    attributes = _attributes(folder)
+    attributes = attributes_of(folder)
     ome = attributes.get("ome", attributes)
     try:
         images = ome.get("multiscales", [])
@@ -94,7 +97,19 @@ def _image_of(folder: Path) -> Json | None:
         raise _damaged(folder, error) from error
 
 
-def _attributes(folder: Path) -> Json:
+def attributes_of(folder: Path) -> Json:
+    """Return the attributes of a Zarr group or array, none where there is no such node.
+
+    Raises
+    ------
+    VolumeFormatError
+        The metadata is damaged.
+
+    Examples
+    --------
+    >>> attributes_of(Path("no/such.zarr"))
+    {}
+    """
     if (folder / "zarr.json").is_file():
         attributes: Json = _json(folder / "zarr.json").get("attributes", {})
         return attributes
@@ -225,8 +240,13 @@ def _class_names(ours: Json, ome: Json) -> tuple[str, ...]:
     return tuple(str(channel.get("label", number)) for number, channel in enumerate(channels))
 
 
-def image_attributes(name: str, header: VolumeHeader) -> Json:
-    """Return the attributes of an OME-Zarr 0.5 group with one level, ``"0"``.
+def image_attributes(
+    name: str,
+    header: VolumeHeader,
+    factors: Sequence[Vec] = ((1, 1, 1),),
+    method: str | None = None,
+) -> Json:
+    """Return the attributes of an OME-Zarr 0.5 group with levels ``"0"``, ``"1"`` and so on.
 
     Parameters
     ----------
@@ -234,6 +254,10 @@ def image_attributes(name: str, header: VolumeHeader) -> Json:
         What viewers call the image.
     header
         Shape (zyx), spacing and origin (Å), class names.
+    factors
+        How many voxels of level 0 a voxel of each level stands for (zyx).
+    method
+        How coarser levels were made.
 
     Examples
     --------
@@ -241,23 +265,35 @@ def image_attributes(name: str, header: VolumeHeader) -> Json:
     >>> image_attributes("tomo", VolumeHeader((4, 4, 4), "uint8", 10.0))["ome"]["version"]
     '0.5'
     """
-    spacing = header.voxel_spacing_angstrom
-    lead: list[float] = [1.0] if header.class_names else []
-    steps: list[Json] = [{"type": "scale", "scale": lead + [float(spacing or 1.0)] * 3}]
-    if any(header.origin_angstrom):
-        offsets = [0.0] * len(lead) + [float(offset) for offset in header.origin_angstrom]
-        steps.append({"type": "translation", "translation": offsets})
-    image = {
+    image: Json = {
         "name": name,
         "axes": _our_axes(header),
-        "datasets": [{"path": "0", "coordinateTransformations": steps}],
+        "datasets": [
+            {"path": str(number), "coordinateTransformations": _steps(header, each)}
+            for number, each in enumerate(factors)
+        ],
     }
+    if method is not None:
+        image["type"] = method
+    spacing = header.voxel_spacing_angstrom
     ours: Json = {"every_chunk_written": True, "voxel_spacing_known": spacing is not None}
     ome: Json = {"version": "0.5", "multiscales": [image]}
     if header.class_names:
         ours["class_names"] = list(header.class_names)
         ome["omero"] = {"channels": [_channel(*item) for item in enumerate(header.class_names)]}
     return {"ome": ome, OURS: ours}
+
+
+def _steps(header: VolumeHeader, factors: Vec) -> list[Json]:
+    """Return scale and translation of a level: where the centre of its first voxel lies."""
+    spacing = float(header.voxel_spacing_angstrom or 1.0)
+    lead = [(1.0, 0.0)] if header.class_names else []
+    pairs = zip(factors, header.origin_angstrom, strict=True)
+    axes = [*lead, *((f * spacing, float(start) + (f - 1) / 2 * spacing) for f, start in pairs)]
+    steps: list[Json] = [{"type": "scale", "scale": [scale for scale, _ in axes]}]
+    if any(offset for _, offset in axes):
+        steps.append({"type": "translation", "translation": [offset for _, offset in axes]})
+    return steps
 
 
 def _our_axes(header: VolumeHeader) -> list[Json]:

@@ -1,4 +1,4 @@
-"""Write OME-Zarr 0.5: one level, axes (c)zyx, scale in Å.
+"""Write OME-Zarr 0.5: axes (c)zyx, scale in Å; one level, or a pyramid of them (`pyramid`).
 
 Two tasks that write into one chunk or shard would corrupt it (zarr-python issues 3514 and 3682,
 dask issue 12583), so a writer takes whole ones only. Every chunk is written, also where it is
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from ..core.errors import OutputExistsError, ShapeMismatchError, WorkFailedError
 from ..core.geometry import Vec, as_vec, ceil_to
 from .disk import full_disk_text, is_full
 from .ome_metadata import image_attributes, is_zarr
+from .pyramid import level_factors, level_headers
 from .raw import check_box
 from .raw_write import as_stored
 from .zarr_array import open_array
@@ -30,10 +32,19 @@ from .zarr_array import open_array
 if TYPE_CHECKING:
     from ..core.geometry import Box
     from ..core.volume import VolumeHeader
+    from .pyramid import Method
 
-__all__ = ["ZarrWriter", "create_ome_zarr", "resume_ome_zarr"]
+__all__ = [
+    "PACKING_BYTES",
+    "ZarrWriter",
+    "create_ome_zarr",
+    "level_writers",
+    "resume_ome_zarr",
+]
 
 Array = np.ndarray[Any, Any]
+PACKING_BYTES = 1 << 18
+"""What packing a chunk takes beside its bytes (measured: 16 KiB)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class ZarrWriter:
     header: VolumeHeader
     write_shape: Vec
     """The shard's shape where there are shards, else the chunk's."""
+    level: int = 0
+    """Which level is written; ``header`` has its shape."""
 
     def write(self, box: Box, array: Array) -> None:
         """Write a zyx array (czyx where there are classes) to a box of whole chunks.
@@ -60,7 +73,7 @@ class ZarrWriter:
         self._check(box, array)
         data = as_stored(array, self.header.dtype, self.path)
         selection = (slice(None), *box.slices) if self.header.class_names else box.slices
-        target = open_array(f"{self.path}/0", writable=True)
+        target = open_array(f"{self.path}/{self.level}", writable=True)
         try:
             target[selection] = data
         except OSError as error:
@@ -70,6 +83,25 @@ class ZarrWriter:
                 f"{self.path}: cannot be written ({error.strerror}); "
                 "check the disk and run again to continue"
             ) from error
+        self._withdraw_if_late()
+
+    def _withdraw_if_late(self) -> None:
+        """Remove what was written to a store that is no longer here.
+
+        It was given its name, or removed, while this was written on a host that everybody had given
+        up; Zarr then makes the folders of a chunk again.
+        """
+        if not Path(self.path, "0", "zarr.json").exists():
+            self.discard()
+            self._remove_emptied()
+
+    def _remove_emptied(self) -> None:
+        """Remove the folders of unfinished work that Zarr made again, if nothing else is there."""
+        parents = Path(self.path).parents
+        partial = next((n for n, p in enumerate(parents) if p.suffix == ".partial"), -1)
+        with suppress(OSError):
+            for folder in parents[: partial + 1]:
+                folder.rmdir()
 
     def finish(self) -> None:
         """Do nothing: every written chunk is complete."""
@@ -110,6 +142,7 @@ def create_ome_zarr(
     chunks: Vec = (128, 128, 128),
     shards: Vec | None = None,
     overwrite: bool = False,
+    pyramid: Method | None = None,
 ) -> ZarrWriter:
     """Make an OME-Zarr 0.5 image to be written box by box.
 
@@ -125,6 +158,8 @@ def create_ome_zarr(
         Voxels of a shard, zyx: multiples of the chunk that share one file; None for none.
     overwrite
         Replace a Zarr store of that name.
+    pyramid
+        Make coarser levels too, to be written with `level_writers`; None for level 0 alone.
 
     Raises
     ------
@@ -148,7 +183,7 @@ def create_ome_zarr(
     chunk, shard = _fitted(name, header.shape, chunks, shards)
     _make_room(Path(name), overwrite=overwrite)
     try:
-        _create(name, header, chunk, shard)
+        _create(name, header, (chunks, shards), pyramid)
     except OSError as error:
         raise WorkFailedError(
             f"{name}: cannot be made ({error.strerror}); choose another place"
@@ -179,23 +214,57 @@ def resume_ome_zarr(
     return ZarrWriter(name, header, shard or chunk)
 
 
-def _create(name: str, header: VolumeHeader, chunk: Vec, shard: Vec | None) -> None:
+def level_writers(
+    path: str | os.PathLike[str],
+    header: VolumeHeader,
+    *,
+    chunks: Vec = (128, 128, 128),
+    shards: Vec | None = None,
+) -> list[ZarrWriter]:
+    """Return the writers of all levels of a store made with ``pyramid``, level 0 first.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from deepict_dask.core.volume import VolumeHeader
+    >>> path = tempfile.mkdtemp() + "/tomo.zarr"
+    >>> header = VolumeHeader((100, 300, 300), "float32", 13.48)
+    >>> _ = create_ome_zarr(path, header, pyramid="mean")
+    >>> [writer.header.shape for writer in level_writers(path, header)]
+    [(100, 300, 300), (50, 150, 150), (25, 75, 75)]
+    """
+    name = os.fspath(path)
+    writers = []
+    for level, one in enumerate(level_headers(header)):
+        chunk, shard = _fitted(name, one.shape, chunks, shards)
+        writers.append(ZarrWriter(name, one, shard or chunk, level))
+    return writers
+
+
+def _create(
+    name: str, header: VolumeHeader, layout: tuple[Vec, Vec | None], pyramid: Method | None
+) -> None:
     import zarr
 
-    lead: tuple[int, ...] = (1,) if header.class_names else ()
-    count = (len(header.class_names),) if lead else ()
+    count = (len(header.class_names),) if header.class_names else ()
     title = Path(name).name.removesuffix(".partial").removesuffix(".zarr")
-    group = zarr.create_group(name, zarr_format=3, attributes=image_attributes(title, header))
-    group.create_array(
-        "0",
-        shape=(*count, *header.shape),
-        dtype=header.dtype,
-        chunks=(*lead, *chunk),
-        shards=(*lead, *shard) if shard else None,
-        compressors=_compressors(header.dtype),
-        fill_value=0,
-        dimension_names=tuple("czyx" if lead else "zyx"),
-    )
+    levels = level_headers(header) if pyramid else (header,)
+    factors = level_factors(header.shape)[: len(levels)]
+    attributes = image_attributes(title, header, factors, pyramid)
+    group = zarr.create_group(name, zarr_format=3, attributes=attributes)
+    for level, one in enumerate(levels):
+        chunk, shard = _fitted(name, one.shape, *layout)
+        lead = (1,) * len(count)
+        group.create_array(
+            str(level),
+            shape=(*count, *one.shape),
+            dtype=header.dtype,
+            chunks=(*lead, *chunk),
+            shards=(*lead, *shard) if shard else None,
+            compressors=_compressors(header.dtype),
+            fill_value=0,
+            dimension_names=tuple("czyx" if lead else "zyx"),
+        )
 
 
 def _compressors(dtype: str) -> list[Any]:

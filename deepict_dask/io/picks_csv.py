@@ -34,9 +34,17 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["dump_picks_csv", "load_picks_csv", "picks_csv_pieces", "picks_from_text"]
+__all__ = [
+    "dump_picks_csv",
+    "load_picks_csv",
+    "parsed_cells",
+    "picks_csv_pieces",
+    "picks_from_text",
+]
 
 _HEADERLESS = {3: ("x", "y", "z"), 4: ("score", "x", "y", "z")}
+_NAMES = ("tomogram_name", "class_name")
+"""Columns of text, whatever the cells look like: a tomogram "007" keeps its name."""
 _FIRST = ("score", "x", "y", "z", "n_voxels", "label", "class_name")
 
 
@@ -45,7 +53,7 @@ def _cells(name: str, values: pd.Series[Any]) -> Cells:
     if name in ("z", "y", "x"):
         return fixed_cells(values, 3)
     if values.dtype.kind == "f":
-        if name == "score" or not values.isna().any():
+        if not values.isna().any():
             return significant_cells(values)
         return words(["" if np.isnan(value) else significant(value) for value in values])
     if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iu":
@@ -129,14 +137,24 @@ def _names_of(table: TextTable) -> Sequence[str]:
     return names
 
 
-def _parsed(cells: list[str]) -> Any:
-    """Return a column as integers or floats where all cells are numbers or empty, else as text."""
+def parsed_cells(cells: list[str]) -> Any:
+    """Return a column as integers or floats where all cells are numbers or empty, else as text.
+
+    Examples
+    --------
+    >>> parsed_cells(["1", "2"]).tolist(), parsed_cells(["1", "a"])
+    ([1, 2], ['1', 'a'])
+    """
     import pandas as pd
 
     if not any(cells) or not all(is_number(cell) for cell in cells if cell):
         return cells
     known = [None if cell.lower() in ("", "nan") else cell for cell in cells]
     return pd.to_numeric(pd.Series(known, dtype=object))
+
+
+def _column(name: str, cells: list[str]) -> Any:
+    return cells if name in _NAMES else parsed_cells(cells)
 
 
 def picks_from_text(table: TextTable) -> pd.DataFrame:
@@ -148,7 +166,7 @@ def picks_from_text(table: TextTable) -> pd.DataFrame:
     place = {name: table.numbers(names.index(name), first_row=first) for name in ("z", "y", "x")}
     score = [row[names.index("score")] for row in table.rows[first:]] if "score" in names else None
     rest = {
-        name: _parsed([row[column] for row in table.rows[first:]])
+        name: _column(name, [row[column] for row in table.rows[first:]])
         for column, name in enumerate(names)
         if name not in ("z", "y", "x", "score")
     }

@@ -1,14 +1,17 @@
 """The picks table: what every particle list becomes in memory.
 
 One row per pick. Columns ``z, y, x`` are float64 voxels, 0-based, with voxel centres at integers;
-``score`` is a float, NaN where a list gives none. ``n_voxels``, ``label``, ``class_name`` and
-``tomogram_name`` are optional, and columns that we do not know are kept.
+``score`` is a float, NaN where a list gives none. ``n_voxels``, ``label``, ``class_name``,
+``class_number``, ``tomogram_name``, ``tomogram_number`` and the orientation (`orientation.ANGLES`)
+are optional, and columns that we do not know are kept.
 
 A `TomogramFrame` holds what some files need besides: where voxel 0 lies in Å.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +24,24 @@ if TYPE_CHECKING:
 
     from ..core.geometry import Vec
 
-__all__ = ["Centre", "TomogramFrame", "by_falling_score", "checked_picks", "make_picks"]
+__all__ = [
+    "Centre",
+    "TomogramFrame",
+    "by_falling_score",
+    "checked_picks",
+    "class_numbers",
+    "loses_class_names",
+    "make_picks",
+    "named_by_number",
+    "of_tomogram",
+    "tomogram_numbers",
+    "warn_of_strays",
+    "whole_numbers",
+]
+
+_log = logging.getLogger(__name__)
+
+_SUFFIX = re.compile(r"(\.(tomostar|mrcs?|rec|st|map|em|zarr|gz|bz2))+$", re.IGNORECASE)
 
 Centre = Literal["half", "half-minus-one"]
 """Where centred coordinates have their origin; see `deepict_dask.io.star`."""
@@ -84,7 +104,8 @@ is not known; pass voxel_spacing_angstrom (--voxel-spacing-angstrom)
         if self.tilt_series_pixel_size_angstrom is None:
             raise SpacingError(
                 f"{where}: positions are in unbinned pixels, whose size is not known; pass "
-                "tilt_series_pixel_size_angstrom (the voxel spacing if the tomogram is not binned)"
+                "tilt_series_pixel_size_angstrom (--pixel-size-angstrom; the voxel spacing if the "
+                "tomogram is not binned)"
             )
         return self.tilt_series_pixel_size_angstrom
 
@@ -162,3 +183,134 @@ def by_falling_score(table: pd.DataFrame) -> pd.DataFrame:
         keys.append(table["label"].to_numpy())
     order = np.lexsort([*keys, -table["score"].to_numpy(np.float64)])
     return table.iloc[order].reset_index(drop=True)
+
+
+def _stem(name: str) -> str:
+    return _SUFFIX.sub("", re.split(r"[\\/]", name)[-1])
+
+
+def of_tomogram(picks: pd.DataFrame, name: str | None, where: object) -> pd.DataFrame:
+    """Return the picks of one tomogram, under the name asked for; all of them without a name.
+
+    "TS_1" also means "TS_1.tomostar" and "folder/TS_1.mrc". A list that names no tomogram is taken
+    to be of the one asked for.
+
+    Raises
+    ------
+    PicksFormatError
+        Where the list has picks, but none of this tomogram.
+
+    Examples
+    --------
+    >>> picks = make_picks([[1, 2, 3], [4, 5, 6]], tomogram_name=["TS_1.tomostar", "TS_11"])
+    >>> of_tomogram(picks, "TS_1", "a.star")[["z", "tomogram_name"]].to_numpy().tolist()
+    [[1.0, 'TS_1']]
+    """
+    if name is None or "tomogram_name" not in picks.columns or picks.empty:
+        return picks
+    names = picks["tomogram_name"].astype(str)
+    wanted = _stem(name)
+    kept = picks[[_stem(one) == wanted for one in names]].reset_index(drop=True)
+    if kept.empty:
+        found = sorted(set(names))
+        raise PicksFormatError(
+            f"{where}: expected particles of tomogram {name!r}, found {len(found)} others "
+            f"({', '.join(found[:3])}, ...); pass one of these as tomogram_name, or none"
+        )
+    return kept.assign(tomogram_name=name)
+
+
+def whole_numbers(values: Any) -> np.ndarray[Any, Any]:
+    """Return numbers as integers where nothing is lost by it.
+
+    Examples
+    --------
+    >>> whole_numbers([1.0, 2.0]).tolist(), whole_numbers([1.5, float("nan")]).tolist()
+    ([1, 2], [1.5, nan])
+    """
+    numbers = np.asarray(values, np.float64)
+    # beyond 2**53 not every whole number is a float
+    if (np.abs(numbers) < 2**53).all() and (numbers == np.rint(numbers)).all():
+        return numbers.astype(np.int64)
+    return numbers
+
+
+def class_numbers(picks: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return a class number for each pick: its own, that of its class's name, or 1.
+
+    Names are numbered from 1 in alphabetical order, which a warning says where there are several.
+
+    Examples
+    --------
+    >>> class_numbers(make_picks([[1, 2, 3]] * 2, class_name=["ribosome", "FAS"])).tolist()
+    [2, 1]
+    """
+    return _numbers_of(picks, "class_number", "class_name", 1)
+
+
+def named_by_number(picks: pd.DataFrame) -> pd.DataFrame:
+    """Return picks of several classes that have numbers alone with these as names.
+
+    So that a class of a list that knows no names can be chosen, compared and merged. A list of one
+    class needs no name, and may be compared with any.
+
+    Examples
+    --------
+    >>> named_by_number(make_picks([[1, 2, 3]] * 2, class_number=[1, 2])).class_name.tolist()
+    ['1', '2']
+    """
+    if "class_name" in picks.columns or "class_number" not in picks.columns:
+        return picks
+    if picks["class_number"].nunique() < 2:
+        return picks
+    return picks.assign(class_name=[str(number) for number in picks["class_number"]])
+
+
+def loses_class_names(picks: pd.DataFrame) -> bool:
+    """Say whether numbers alone would lose the names of classes, and nobody is told.
+
+    Several names without numbers of their own are numbered, which `class_numbers` says.
+
+    Examples
+    --------
+    >>> loses_class_names(make_picks([[1, 2, 3]], class_name=["ribosome"]))
+    True
+    """
+    if "class_name" not in picks.columns:
+        return False
+    if "class_number" not in picks.columns:
+        return bool(picks["class_name"].nunique() == 1)
+    return bool((picks["class_name"].astype(str) != picks["class_number"].astype(str)).any())
+
+
+def tomogram_numbers(picks: pd.DataFrame, default: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return a tomogram number for each pick, as `class_numbers`; ``default`` for one tomogram."""
+    return _numbers_of(picks, "tomogram_number", "tomogram_name", default)
+
+
+def _numbers_of(picks: pd.DataFrame, number: str, name: str, default: int) -> Any:
+    if number in picks.columns:
+        return np.nan_to_num(picks[number].to_numpy(np.float64), nan=default).astype(np.int64)
+    names: list[str] = []
+    if name in picks.columns:
+        names = picks[name].fillna("").astype(str).tolist()
+    legend = {text: place for place, text in enumerate(sorted(set(names)), 1)}
+    if len(legend) < 2:
+        return np.full(len(picks), default, np.int64)
+    meaning = ", ".join(f"{place} = {text or 'none'}" for text, place in legend.items())
+    _log.warning("%ss are written as numbers: %s", name.replace("_", " "), meaning)
+    return np.array([legend[text] for text in names], np.int64)
+
+
+def warn_of_strays(picks: pd.DataFrame, frame: TomogramFrame, where: object) -> None:
+    """Say how many picks lie outside the tomogram: the usual sign of a wrong voxel spacing."""
+    if frame.shape is None:
+        return
+    zyx = picks[["z", "y", "x"]].to_numpy()
+    strays = int(((zyx < -0.5) | (zyx > [size - 0.5 for size in frame.shape])).any(axis=1).sum())
+    if strays:
+        _log.warning(
+            "%s: %d of %d picks lie outside the tomogram of %s voxels (zyx); "
+            "check the voxel spacing and the shape",
+            where, strays, len(picks), frame.shape,
+        )  # fmt: skip

@@ -14,6 +14,9 @@ What does a position in a STAR file mean, and which voxel is it?
    No half pixel for binning: index times binning, as RELION, Warp and pytom-match-pick do.
 4. Refinement offsets are applied on reading: ``rlnOriginX/Y/ZAngst`` (pixels: ``rlnOriginX/Y/Z``)
    are subtracted, turned by the subtomogram's own angles where a file gives them.
+5. ``rlnAngleRot/Tilt/Psi`` become the picks' angles, behind ``rlnTomoSubtomogramRot/Tilt/Psi``
+   where a file has these too: RELION's matrix is the subtomogram's times the particle's.
+6. ``rlnClassNumber`` is ``class_number``. A particle gets the columns of its optics group.
 
 The file names no time and no machine, so the same picks give the same bytes.
 """
@@ -27,35 +30,41 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import PicksFormatError
+from .orientation import angles_from_matrices, matrices_from_angles, with_angles
 from .picks_table import TomogramFrame, checked_picks, make_picks
+from .star_optics import numbers_of, pixel_sizes, with_optics
 from .star_write import (
     CENTRED,
     ORIGINS_ANGSTROM,
     ORIGINS_PIXELS,
-    SCORES,
-    SPENT,
+    STAR_ANGLES,
     TOMOGRAM_NAMES,
     UNBINNED,
+    StarVersion,
     centre_xyz,
     dump_star,
     star_pieces,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
 
-__all__ = ["dump_star", "load_star", "read_star_blocks", "star_pieces"]
+__all__ = ["StarVersion", "dump_star", "load_star", "read_star_blocks", "star_pieces"]
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 _log = logging.getLogger(__name__)
 
 _SUBTOMOGRAM_ANGLES = tuple(f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi"))
-_TEXT_COLUMNS = [*TOMOGRAM_NAMES, "rlnTomoParticleName", "rlnOpticsGroupName", "class_name"]
-_SUFFIX = re.compile(r"(\.(tomostar|mrcs?|rec|st|map|em|zarr|gz|bz2))+$", re.IGNORECASE)
+_SCORES = ("rlnAutopickFigureOfMerit", "rlnLCCmax", "ptmLCCmax")
+_CELL = re.compile(r"""\"[^\"]*\"|'[^']*'|[^\s#]\S*""")
+_RENAMED = {"rlnClassNumber": "class_number"}
+_TEXT_COLUMNS = [
+    *TOMOGRAM_NAMES, "rlnTomoParticleName", "rlnOpticsGroupName", "class_name", "tomogram_name",
+]  # fmt: skip
 
 
 def load_star(path: Path, frame: TomogramFrame) -> pd.DataFrame:
@@ -66,32 +75,54 @@ def load_star(path: Path, frame: TomogramFrame) -> pd.DataFrame:
     path
         A file with a block that has coordinate columns, whatever the block's name.
     frame
-        Voxel spacing, for centred coordinates also the shape; with a name, only that tomogram's
-        particles are returned ("TS_1" also matches "TS_1.tomostar" and "folder/TS_1.mrc").
+        Voxel spacing, for centred coordinates also the shape.
         ``tilt_series_pixel_size_angstrom`` overrides the pixel size that the file gives.
 
     Returns
     -------
     DataFrame
-        A picks table with ``tomogram_name``; the other columns keep their names.
+        A picks table with ``tomogram_name`` and angles; the other columns keep their names.
 
     Raises
     ------
     PicksFormatError
-        Where the file holds no particles, or none of the tomogram named.
+        Where the file holds no particles, or lacks an optics group.
     SpacingError
         Where positions cannot be turned into voxels; says what to pass.
     """
     blocks = read_star_blocks(path)
-    particles = _of_tomogram(_particles(blocks, path), frame, path)
-    zyx = _voxels(particles, blocks.get("optics"), frame, path)[:, ::-1]
-    score = next((particles[name] for name in SCORES if name in particles.columns), None)
-    picks = make_picks(zyx, score)
+    particles = with_optics(_particles(blocks, path), blocks.get("optics"), path)
+    score = next((name for name in _SCORES if name in particles.columns), None)
+    picks = make_picks(_voxels(particles, frame, path)[:, ::-1])
+    if score is not None:
+        picks["score"] = numbers_of(particles, [score], path)[:, 0]
     name = next((name for name in TOMOGRAM_NAMES if name in particles.columns), None)
     if name is not None:
-        picks["tomogram_name"] = particles[name].astype(str)
-    rest = [column for column in particles.columns if column not in SPENT]
-    return checked_picks(picks.join(particles[rest]), path)
+        picks["tomogram_name"] = particles[name].fillna("").astype(str)
+    picks = _with_orientation(picks, particles, path)
+    spent = {score, name, *CENTRED, *UNBINNED, *ORIGINS_ANGSTROM, *ORIGINS_PIXELS}
+    spent |= {*STAR_ANGLES, *_SUBTOMOGRAM_ANGLES} if "rot_degrees" in picks.columns else set()
+    rest = particles[[column for column in particles.columns if column not in spent]]
+    clear = {old: new for old, new in _RENAMED.items() if new not in rest.columns}
+    return checked_picks(picks.join(rest.rename(columns=clear)), path)
+
+
+def _with_orientation(picks: pd.DataFrame, particles: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Add the angles of particles, behind those of their subtomograms."""
+    own = set(STAR_ANGLES) <= set(particles.columns)
+    angles = numbers_of(particles, STAR_ANGLES, path) if own else np.zeros((len(particles), 3))
+    outer = _outer_angles(particles, path)
+    if outer is not None and outer.any():
+        whole = matrices_from_angles(outer) @ matrices_from_angles(np.nan_to_num(angles))
+        return with_angles(picks, angles_from_matrices(whole))
+    return with_angles(picks, angles) if own else picks
+
+
+def _outer_angles(particles: pd.DataFrame, path: Path) -> Numbers | None:
+    """Return the angles of subtomograms, where the file has them."""
+    if not set(_SUBTOMOGRAM_ANGLES) <= set(particles.columns):
+        return None
+    return np.nan_to_num(numbers_of(particles, _SUBTOMOGRAM_ANGLES, path))
 
 
 def read_star_blocks(path: Path) -> dict[str, pd.DataFrame]:
@@ -116,14 +147,39 @@ def read_star_blocks(path: Path) -> dict[str, pd.DataFrame]:
     try:
         blocks = starfile.read(path, always_dict=True, parse_as_string=_TEXT_COLUMNS)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+        _refuse_uneven_rows(path)
         raise PicksFormatError(
             f"{path}: expected a STAR file, found text that cannot be parsed ({error}); "
             "is the file complete?"
         ) from error
-    return {
+    found = {
         name: block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
         for name, block in blocks.items()
     }
+    # starfile fills a row that is cut short with NaN, in a column of texts with nothing
+    ends = [block.iloc[:, -1] for block in found.values() if len(block.columns)]
+    if any((end.isna() | end.isin(["", "nan"])).any() for end in ends):
+        _refuse_uneven_rows(path)
+    return found
+
+
+def _refuse_uneven_rows(path: Path) -> None:
+    """Raise `PicksFormatError` that names the first row with more or fewer cells than columns."""
+    n_columns, in_loop = 0, False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip()
+            if text.startswith(("data_", "loop_")):
+                n_columns, in_loop = 0, text.startswith("loop_")
+            elif text.startswith("_"):
+                n_columns += 1
+            elif in_loop and n_columns and text and not text.startswith("#"):
+                n_cells = len(_CELL.findall(text))
+                if n_cells != n_columns:
+                    raise PicksFormatError(
+                        f"{path}, line {number}: expected {n_columns} cells, one for each column, "
+                        f"found {n_cells}; is the file complete?"
+                    )
 
 
 def _particles(blocks: Mapping[str, pd.DataFrame], path: Path) -> pd.DataFrame:
@@ -137,102 +193,33 @@ def _particles(blocks: Mapping[str, pd.DataFrame], path: Path) -> pd.DataFrame:
     )
 
 
-def _stem(name: str) -> str:
-    return _SUFFIX.sub("", re.split(r"[\\/]", name)[-1])
-
-
-def _of_tomogram(particles: pd.DataFrame, frame: TomogramFrame, path: Path) -> pd.DataFrame:
-    """Return the rows of the tomogram that the frame names; all rows without a name."""
-    column = next((name for name in TOMOGRAM_NAMES if name in particles.columns), None)
-    if frame.name is None or column is None or particles.empty:
-        return particles
-    names = particles[column].astype(str)
-    wanted = _stem(frame.name)
-    kept = particles[[_stem(name) == wanted for name in names]].reset_index(drop=True)
-    if kept.empty:
-        found = sorted(set(names))
-        raise PicksFormatError(
-            f"{path}: expected particles of tomogram {frame.name!r}, found {len(found)} others "
-            f"({', '.join(found[:3])}, ...); pass one of these as tomogram_name, or none"
-        )
-    return kept
-
-
-def _voxels(
-    particles: pd.DataFrame, optics: pd.DataFrame | None, frame: TomogramFrame, path: Path
-) -> Numbers:
+def _voxels(particles: pd.DataFrame, frame: TomogramFrame, path: Path) -> Numbers:
     """Return x, y, z in voxels, refinement offsets applied."""
-    pixel = _pixel_sizes(particles, optics, frame)
+    pixel = pixel_sizes(particles, frame, path)
     if set(CENTRED) <= set(particles.columns):
         spacing = frame.need_spacing(path)
-        shift = _offsets(particles, pixel)
-        return (_numbers(particles, CENTRED, path) - shift) / spacing + centre_xyz(frame, path)
-    coordinates = _numbers(particles, UNBINNED, path)
+        shift = _offsets(particles, pixel, path)
+        return (numbers_of(particles, CENTRED, path) - shift) / spacing + centre_xyz(frame, path)
+    coordinates = numbers_of(particles, UNBINNED, path)
     if pixel is None:
         _log.warning(
             "%s: no pixel size found; its coordinates are taken as voxels of the tomogram", path
         )
         return coordinates
     spacing = frame.need_spacing(path)
-    return (coordinates * pixel[:, None] - _offsets(particles, pixel)) / spacing
+    return (coordinates * pixel[:, None] - _offsets(particles, pixel, path)) / spacing
 
 
-def _numbers(particles: pd.DataFrame, names: Sequence[str], path: Path) -> Numbers:
-    try:
-        return particles[list(names)].to_numpy(np.float64)
-    except (TypeError, ValueError) as error:
-        raise PicksFormatError(
-            f"{path}: expected numbers in {names[0]}, found {error}; correct the file"
-        ) from error
-
-
-def _pixel_sizes(
-    particles: pd.DataFrame, optics: pd.DataFrame | None, frame: TomogramFrame
-) -> Numbers | None:
-    """Return for each particle the size in Å of the pixels that coordinates count, if known.
-
-    RELION 4 and 5 say it themselves; RELION 3.0 gives a detector pixel in µm and a magnification;
-    RELION 3.1 files of Warp count pixels of the exported images.
-    """
-    if frame.tilt_series_pixel_size_angstrom is not None:
-        return np.full(len(particles), frame.tilt_series_pixel_size_angstrom)
-    known = _with_optics(particles, optics)
-    if "rlnTomoTiltSeriesPixelSize" not in known and "rlnDetectorPixelSize" in known:
-        magnification = known.get("rlnMagnification", np.array(1e4))
-        return np.asarray(known["rlnDetectorPixelSize"] * 1e4 / magnification, np.float64)
-    names = ("rlnTomoTiltSeriesPixelSize", "rlnImagePixelSize", "rlnPixelSize")
-    return next((known[name] for name in names if name in known), None)
-
-
-def _with_optics(particles: pd.DataFrame, optics: pd.DataFrame | None) -> dict[str, Numbers]:
-    """Return the pixel size columns, one number per particle, looked up by optics group."""
-    names = (
-        "rlnTomoTiltSeriesPixelSize",
-        "rlnDetectorPixelSize",
-        "rlnMagnification",
-        "rlnImagePixelSize",
-        "rlnPixelSize",
-    )
-    known = {n: particles[n].to_numpy(np.float64) for n in names if n in particles.columns}
-    group = "rlnOpticsGroup"
-    if optics is None or group not in particles.columns or group not in optics.columns:
-        return known
-    rows = optics.drop_duplicates(group).set_index(group).reindex(particles[group])
-    return known | {n: rows[n].to_numpy(np.float64) for n in names if n in rows.columns}
-
-
-def _offsets(particles: pd.DataFrame, pixel: Numbers | None) -> Numbers:
+def _offsets(particles: pd.DataFrame, pixel: Numbers | None, path: Path) -> Numbers:
     """Return the offsets x, y, z in Å that refinement found, in the tomogram's axes."""
     if set(ORIGINS_ANGSTROM) <= set(particles.columns):
-        shift = particles[list(ORIGINS_ANGSTROM)].to_numpy(np.float64)
+        shift = numbers_of(particles, ORIGINS_ANGSTROM, path)
     elif set(ORIGINS_PIXELS) <= set(particles.columns) and pixel is not None:
-        shift = particles[list(ORIGINS_PIXELS)].to_numpy(np.float64) * pixel[:, None]
+        shift = numbers_of(particles, ORIGINS_PIXELS, path) * pixel[:, None]
     else:
         return np.zeros((len(particles), 3))
-    if len(shift) == 0 or not set(_SUBTOMOGRAM_ANGLES) <= set(particles.columns):
+    shift = np.nan_to_num(shift)  # a particle that was not refined has no offset
+    outer = _outer_angles(particles, path)
+    if outer is None or not len(shift):
         return shift
-    from scipy.spatial.transform import Rotation
-
-    angles = particles[list(_SUBTOMOGRAM_ANGLES)].to_numpy(np.float64)
-    # RELION's matrix for rot, tilt, psi is the inverse of the intrinsic ZYZ rotation
-    return np.asarray(Rotation.from_euler("ZYZ", angles, degrees=True).inv().apply(shift))
+    return np.einsum("nij,nj->ni", matrices_from_angles(outer), shift)

@@ -12,7 +12,10 @@ from ..core.errors import ConfigError, VoxelValueError
 from ..core.geometry import Grid
 from ..core.ops import ChunkOp
 from ..engine import check_budget, fingerprint, map_chunks, request_key
+from ..io.endings import kind_of
+from ..io.ome_zarr_write import PACKING_BYTES
 from ..io.volumes import open_volume
+from .pyramid import check_method, write_levels
 from .volume_output import volume_output
 
 if TYPE_CHECKING:
@@ -22,9 +25,6 @@ if TYPE_CHECKING:
     from .session import Session
 
 __all__ = ["CopyOp", "convert_volume"]
-
-_PACKING_BYTES = 1 << 18
-"""What packing a chunk takes beside its bytes (measured: 16 KiB)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class CopyOp(ChunkOp):
             per_voxel += source.itemsize + 1
         if source.kind == "f" and written.kind in "iu":
             per_voxel += source.itemsize
-        return math.prod(window_shape) * per_voxel + _PACKING_BYTES
+        return math.prod(window_shape) * per_voxel + PACKING_BYTES
 
 
 def voxel_type(name: str) -> str:
@@ -111,8 +111,11 @@ def convert_volume(
     shards: Vec | None = None,
     fill_nonfinite: float | None = None,
     class_name: str | None = None,
+    pyramid: str | None = None,
 ) -> Path:
     """Convert a volume, or one class of a score map; the target's ending picks the format.
+
+    ``pyramid`` (``mean`` or ``majority``) adds coarser levels to a target in OME-Zarr.
 
     Raises
     ------
@@ -121,14 +124,17 @@ def convert_volume(
     OutputExistsError
         The target exists.
     ConfigError
-        The voxel type is none.
+        The voxel type is none, or levels were asked for that cannot be made.
     """
+    if pyramid is not None and kind_of(target) != "zarr":
+        raise ConfigError(f"{target}: expected an output ending in .zarr for --pyramid")
     wanted = None if dtype is None else voxel_type(dtype)
     source = source.absolute()  # workers may run in another folder
     request = {
         "job": "convert", "input": fingerprint(source), "dtype": wanted, "shards": shards,
         "chunks": session.chunks, "fill": fill_nonfinite,
         "spacing": session.voxel_spacing_angstrom, "class": class_name,
+        **({} if pyramid is None else {"pyramid": pyramid}),
     }  # fmt: skip
     with volume_output(session, target, request_key(request)) as output:
         reader = open_volume(
@@ -144,7 +150,8 @@ def convert_volume(
             )
         own = reader.header.dtype
         op = CopyOp(wanted or own, fill_nonfinite, source_dtype=own)
-        sink = output.sink(replace(reader.header, dtype=op.dtype), session.chunks, shards)
+        method = check_method(pyramid, op.dtype)
+        sink = output.sink(replace(reader.header, dtype=op.dtype), session.chunks, shards, method)
         grid = Grid(reader.header.shape, sink.write_shape)
         check_budget("convert", op.bytes_needed(grid.window_shape), session.workers.memory_bytes)
         with (
@@ -152,4 +159,6 @@ def convert_volume(
             session.progress.stage(op.name, grid.n_blocks, ledger.n_resumed) as advance,
         ):
             map_chunks(session.workers, op, [reader], sink, grid, ledger=ledger, on_done=advance)
+        if method is not None:
+            write_levels(session, output.staged, output.store, sink.header, method, shards=shards)
     return target

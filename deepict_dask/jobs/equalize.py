@@ -7,6 +7,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
+from ..core.spectrum import Spectrum
 from ..engine import StagedOutput, fingerprint, request_key, transform_volume
 from ..engine.spectral import measure_volume
 from ..equalization import EqualizeOp, SpectrumOp
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..core.volume import VolumeReader
     from .session import Session
 
-__all__ = ["equalize_volume", "measure_spectrum", "plan_equalize"]
+__all__ = ["equalize_volume", "measure_spectrum", "plan_equalize", "spectrum_of_model"]
 
 
 def measure_spectrum(session: Session, source: Path, target: Path, *, compat: bool = False) -> Path:
@@ -75,7 +76,9 @@ def _checked_statistics(session: Session, reader: VolumeReader) -> VolumeStatist
     return statistics
 
 
-def plan_equalize(settings: EqualizeSettings, reader: VolumeReader) -> EqualizeOp:
+def plan_equalize(
+    settings: EqualizeSettings, reader: VolumeReader, device: str = "cpu"
+) -> EqualizeOp:
     """Return the op that gives a tomogram the target's spectrum.
 
     Raises
@@ -83,6 +86,7 @@ def plan_equalize(settings: EqualizeSettings, reader: VolumeReader) -> EqualizeO
     ConfigError
         The target is no spectrum table, or one of the other mode.
     """
+    settings, target = _target(settings)
     compat = settings.compat is not None
     spacing = reader.header.voxel_spacing_angstrom
     if not compat and spacing and settings.cutoff and settings.cutoff > sqrt(3) / (2 * spacing):
@@ -91,7 +95,6 @@ def plan_equalize(settings: EqualizeSettings, reader: VolumeReader) -> EqualizeO
             f"frequency at {spacing:g} Å per voxel), found {settings.cutoff:g}; "
             "bins are understood with --compat deepict only"
         )
-    target = read_spectrum(settings.target) if compat else read_physical_spectrum(settings.target)
     return EqualizeOp(
         target,
         voxel_spacing_angstrom=spacing,
@@ -99,7 +102,41 @@ def plan_equalize(settings: EqualizeSettings, reader: VolumeReader) -> EqualizeO
         cutoff=settings.cutoff or 0,
         smoothing=settings.smoothing,
         source_dtype=reader.header.dtype,
+        device=device,
     )
+
+
+def spectrum_of_model(model: Path) -> tuple[Spectrum, dict[str, Any]]:
+    """Return the spectrum of the tomograms a model was trained on, and the filter's settings.
+
+    Raises
+    ------
+    ConfigError
+        The model's card tells of none.
+    ModelFileError
+        The file is no model.
+    """
+    from ..models.checkpoint import model_info
+
+    said = model_info(model).card.get("equalization")
+    if not said:
+        raise ConfigError(
+            f"{model}: expected a model that was trained on equalized tomograms, found none in its "
+            "card; give a spectrum table (.tsv)"
+        )
+    frequency = said["target"]["frequency_per_angstrom"]
+    spectrum = Spectrum(tuple(said["target"]["intensity"]), frequency and tuple(frequency))
+    return spectrum, {name: said[name] for name in ("cutoff", "smoothing", "compat")}
+
+
+def _target(settings: EqualizeSettings) -> tuple[EqualizeSettings, Spectrum]:
+    """Return the target: of a table, or of a model's card, which has the other settings too."""
+    if settings.target.suffix != ".safetensors":
+        read = read_physical_spectrum if settings.compat is None else read_spectrum
+        return settings, read(settings.target)
+    spectrum, told = spectrum_of_model(settings.target)
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return settings.model_copy(update=told | given), spectrum
 
 
 def equalize_volume(
@@ -127,12 +164,12 @@ def equalize_volume(
             source,
             voxel_spacing_angstrom=session.voxel_spacing_angstrom,
             scratch=output.scratch,
-            spacing_required=settings.compat is None,
+            spacing_required=_target(settings)[0].compat is None,
         )
         statistics = _checked_statistics(session, reader)
         transform_volume(
             session.workers,
-            plan_equalize(settings, reader),
+            plan_equalize(settings, reader, session.device),
             reader,
             output.sink(replace(reader.header, dtype="float32"), session.chunks),
             statistics=statistics,

@@ -186,7 +186,7 @@ def evaluate_segmentation(
 
     Examples
     --------
-    See the README; `deepict_dask.evaluate.segmentation` is the same on arrays.
+    See docs/evaluation.md; `deepict_dask.evaluate.segmentation` is the same on arrays.
     """
     wanted = settings or SegmentationEvaluation()
     tally = _compare(session, predicted, truth, wanted, region_mask)

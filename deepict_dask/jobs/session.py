@@ -6,17 +6,25 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..backend import device_budget
 from ..core.geometry import Grid, Vec, as_vec
 from ..core.statistics import StatisticsReduction, VolumeStatistics
 from ..engine import Progress, check_budget, reduce_chunks, task_budget_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..core.volume import VolumeReader
     from ..engine import Workers
 
 __all__ = ["Session", "measure_statistics"]
 
 log = logging.getLogger("deepict_dask")
+
+
+def _warn(text: str) -> None:
+    """Say a warning in the log."""
+    log.warning("%s", text)
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,16 @@ class Session:
     voxel_spacing_angstrom: float | None = None
     """Overrides what the files say."""
     device: str = "cpu"
+    many_tomograms: bool = False
+    """Whether enough tomograms follow that a small one need not be cut to feed the workers."""
+    warn: Callable[[str], None] = _warn
+    """Receives what people should know of an input; a run writes it down with the tomogram."""
+
+    def device_bytes(self) -> int | None:
+        """Return the bytes of a GPU that a task may hold, None where networks run on the CPU."""
+        if self.device != "cuda":
+            return None
+        return device_budget(self.workers.free_device_bytes())
 
 
 def measure_statistics(

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from ..core.geometry import Grid, Vec
     from ..core.volume import VolumeHeader
     from ..engine import Ledger
+    from ..io.pyramid import Method
     from .session import Session
 
-__all__ = ["VolumeOutput", "volume_output"]
+__all__ = ["VolumeOutput", "can_be_opened", "volume_output"]
 
 log = logging.getLogger("deepict_dask")
 
@@ -52,14 +53,22 @@ class VolumeOutput:
     @property
     def store(self) -> Path:
         """The store that tasks write."""
-        return self.staged.partial / "volume.zarr"
+        return self.staged.folder / "volume.zarr"
 
-    def sink(self, header: VolumeHeader, chunks: Vec, shards: Vec | None = None) -> ZarrWriter:
+    def sink(
+        self,
+        header: VolumeHeader,
+        chunks: Vec,
+        shards: Vec | None = None,
+        pyramid: Method | None = None,
+    ) -> ZarrWriter:
         """Return the writer of the store, made anew unless unfinished work is there."""
-        if self.staged.resumed and _can_be_opened(self.store):
+        if self.staged.resumed and can_be_opened(self.store):
             return resume_ome_zarr(self.store, header, chunks=chunks, shards=shards)
         self.staged.forget_marks()
-        return create_ome_zarr(self.store, header, chunks=chunks, shards=shards, overwrite=True)
+        return create_ome_zarr(
+            self.store, header, chunks=chunks, shards=shards, overwrite=True, pyramid=pyramid
+        )
 
     def ledger(self, grid: Grid) -> Ledger:
         """Return the marks of the grid's finished blocks: those that can be read now.
@@ -83,7 +92,7 @@ class VolumeOutput:
         """Give the output its name."""
         target = self.staged.path
         if kind_of(target) == "zarr":
-            self.staged.commit("volume.zarr")
+            self.staged.commit(str(self.store.relative_to(self.staged.partial)))
             note_whole(target)
             return
         made = self.staged.partial / f"volume{target.suffix}"
@@ -92,7 +101,7 @@ class VolumeOutput:
         self.staged.commit(made.name)
 
 
-def _can_be_opened(store: Path) -> bool:
+def can_be_opened(store: Path) -> bool:
     """Say whether a store of unfinished work is there and its metadata are whole."""
     try:
         open_volume(store, spacing_required=False)

@@ -15,38 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backend import label_components, to_host
-from ..core.errors import VoxelValueError
-from ..core.tables import SCORE_UNIT, ClusterRows, empty_rows
+from ..backend import is_on_device
+from ..core.tables import ClusterRows, empty_rows
+from .device_measure import first_voxels_on_device, measure_on_device
+from .scores import refuse_large_scores, score_unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..core.geometry import Box, Vec
 
-__all__ = ["first_voxels", "label_box", "measure_components", "score_unit"]
+__all__ = ["first_voxels", "measure_components", "score_unit"]
 
 Labels = np.ndarray[Any, Any]
 
 PIECE_VOXELS = 1 << 16
 """Voxels measured at a time; their temporaries take about 100 bytes each and fit a cache."""
-
-
-def label_box(chosen: Any, connectivity: int) -> tuple[Labels, int]:
-    """Label one chunk; labels are 1 to n, 0 is background (on the host)."""
-    labels, n = label_components(chosen, connectivity)
-    return to_host(labels), n
-
-
-def score_unit(dtype: Any) -> float:
-    """Return the unit in which scores of a dtype are summed.
-
-    Examples
-    --------
-    >>> score_unit("uint8"), score_unit("float32") == SCORE_UNIT
-    (1.0, True)
-    """
-    return SCORE_UNIT if np.dtype(dtype).kind == "f" else 1.0
 
 
 def _raster_index(flat: Labels, box: Box, shape: Vec) -> tuple[Labels, Labels, Labels, Labels]:
@@ -69,7 +53,7 @@ def _pieces(labels: Labels) -> Iterator[tuple[Labels, Labels]]:
 
 
 def first_voxels(labels: Labels, n: int, box: Box, shape: Vec) -> Labels:
-    """Return for each label 1..n the volume's raster index of its first voxel (int64).
+    """Return for each label 1..n the volume's raster index of its first voxel (int64, NumPy).
 
     Examples
     --------
@@ -77,6 +61,8 @@ def first_voxels(labels: Labels, n: int, box: Box, shape: Vec) -> Labels:
     >>> first_voxels(np.array([[[0, 2, 1, 2]]]), 2, Box((0, 0, 4), (1, 1, 8)), (1, 1, 8)).tolist()
     [6, 5]
     """
+    if is_on_device(labels):
+        return first_voxels_on_device(labels, n, box, shape)
     first = np.zeros(n, np.int64)
     for flat, place in _pieces(labels):
         first[place[::-1]] = flat[::-1]  # the last assignment wins: the first voxel
@@ -90,11 +76,7 @@ def _score_integers(score: Labels, n_voxels_of_volume: int) -> Labels:
     """Return scores as int64 multiples of their unit, checked against overflow of the sums."""
     integers = np.rint(score.astype(np.float64) / score_unit(score.dtype))
     largest = float(np.abs(integers).max(initial=0.0))
-    if largest * n_voxels_of_volume >= 2.0**62:
-        raise VoxelValueError(
-            f"score map: expected scores near 0..1, found {largest * score_unit(score.dtype):g}; "
-            "give a score map, or a label volume with --label-value"
-        )
+    refuse_large_scores(largest, score_unit(score.dtype), n_voxels_of_volume)
     return integers.astype(np.int64)
 
 
@@ -113,7 +95,7 @@ def measure_components(
     Parameters
     ----------
     labels
-        Integer zyx array over ``box``; 0 is background.
+        Integer zyx array over ``box``, NumPy or CuPy; 0 is background.
     n
         Largest label.
     score
@@ -139,6 +121,10 @@ def measure_components(
     >>> rows["n_voxels"].tolist(), rows["sum_x"].tolist(), rows["score_max"].tolist()
     ([2, 1], [9, 7], [1.0, 0.75])
     """
+    if is_on_device(labels):
+        return measure_on_device(
+            labels, n, score, regions, box=box, shape=shape, n_regions=n_regions
+        )
     rows = _rows_before_any_voxel(n, n_regions)
     scores, bits = score.ravel(), None if regions is None else regions.ravel()
     for flat, place in _pieces(labels):

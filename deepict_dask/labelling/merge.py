@@ -15,14 +15,19 @@ Finishing early is what Isenburg and Shewchuk's streaming labelling does along o
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..backend import to_host
 from ..core.errors import ShapeMismatchError
 from ..core.geometry import Box, Vec
 from ..core.tables import ClusterRows, empty_rows, merge_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["KeepRule", "LabelNode", "Renames", "combine_nodes", "no_renames", "rename"]
 
@@ -31,6 +36,9 @@ Face = tuple[int, int]
 """An axis and a side: 0 where the axis starts, 1 where it ends."""
 Renames = np.ndarray[Any, np.dtype[np.int64]]
 """Pairs (old name, new name), shape (n, 2), sorted by old name."""
+
+BAND_VOXELS = 1 << 16
+"""Voxels of a face that are looked at together."""
 
 _IN_PLANE: dict[int, list[tuple[int, int]]] = {
     6: [(0, 0)],
@@ -121,6 +129,8 @@ class LabelNode:
     ) -> LabelNode:
         """Make the node of one labelled chunk; label ``i`` is ``rows[i - 1]``.
 
+        ``labels`` may be on a GPU: only their faces come to the host.
+
         Examples
         --------
         >>> rows = empty_rows(2)
@@ -131,31 +141,84 @@ class LabelNode:
         ({(2, 1): array([[1]], dtype=int32)}, [3], [0])
         """
         faces = {
-            (axis, side): labels.take(-1 if side else 0, axis=axis)
+            (axis, side): to_host(labels.take(-1 if side else 0, axis=axis))
             for axis in range(3)
             for side in (0, 1)
             if (box.stop[axis] < shape[axis] if side else box.start[axis] > 0)
         }
-        return _close(box, faces, rows, rule)
+        pieces = {key: [(face, 0)] for key, face in faces.items()}
+        table = np.arange(len(rows) + 1, dtype=np.int32)
+        return _close(box, _Faces(pieces, {}, (table,)), rows, rule)
 
 
-def _close(box: Box, faces: dict[Face, Array], rows: ClusterRows, rule: KeepRule) -> LabelNode:
+def _close(box: Box, faces: _Faces, rows: ClusterRows, rule: KeepRule) -> LabelNode:
     """Finish the clusters that no face shows, and renumber the faces to the rest, by name."""
-    is_open = np.zeros(len(rows) + 1, bool)
-    for face in faces.values():
-        is_open[face] = True
-    places = np.flatnonzero(is_open[1:])
+    is_open = faces.shown(len(rows))
+    places = np.flatnonzero(is_open)
     places = places[np.argsort(rows["first_voxel"][places])]
     new_place = np.zeros(len(rows) + 1, np.int32)
     new_place[places + 1] = np.arange(1, len(places) + 1)
-    finished = ~is_open[1:]
+    finished = ~is_open
     return LabelNode(
         box=box,
-        faces={key: new_place[face] for key, face in faces.items()},
+        faces=faces.renumbered(new_place),
         open_rows=np.take(rows, places),  # of whole rows: many times faster than an index
         kept=np.take(rows, np.flatnonzero(finished & rule.passes(rows))),
         n_finished=int(np.count_nonzero(finished)),
     )
+
+
+@dataclass(frozen=True)
+class _Faces:
+    """The faces of a box, each in one piece or two, and what their labels stand for.
+
+    Label ``i`` of a piece is row ``tables[piece's side][i] - 1``. Labels are looked up when the new
+    faces are made, some planes at a time, so that no face is held in between.
+    """
+
+    pieces: dict[Face, list[tuple[Array, int]]]
+    """Each with the number of its table."""
+    joined_along: dict[Face, int]
+    """The axis of a face, of two, along which its pieces follow one another."""
+    tables: tuple[Array, ...]
+    """Int32; element 0, the background, is 0."""
+
+    def shown(self, n_rows: int) -> Array:
+        """Say of each row whether a face shows it (bool)."""
+        seen = [np.zeros(len(table), bool) for table in self.tables]
+        for piece, side in itertools.chain.from_iterable(self.pieces.values()):
+            for some in _bands(piece):
+                seen[side][some] = True
+        shown = np.zeros(n_rows + 1, bool)
+        for table, of_table in zip(self.tables, seen, strict=True):
+            shown[table[of_table]] = True
+        return shown[1:]
+
+    def renumbered(self, new_place: Array) -> dict[Face, Array]:
+        """Return the faces with each row's new place (int32)."""
+        tables = [new_place[table] for table in self.tables]
+        faces = {}
+        for key, pieces in self.pieces.items():
+            along = self.joined_along.get(key, 0)
+            shape = list(pieces[0][0].shape)
+            shape[along] = sum(piece.shape[along] for piece, _ in pieces)
+            face = np.empty(shape, np.int32)
+            start = 0
+            for piece, side in pieces:
+                stop = start + piece.shape[along]
+                part = face[start:stop] if along == 0 else face[:, start:stop]
+                for target, some in zip(_bands(part), _bands(piece), strict=True):
+                    target[...] = tables[side][some]
+                start = stop
+            faces[key] = face
+        return faces
+
+
+def _bands(face: Array) -> Iterator[Array]:
+    """Yield some rows of a face at a time: NumPy widens whatever is used as an index."""
+    step = max(BAND_VOXELS // max(face.shape[1], 1), 1)
+    for start in range(0, len(face), step):
+        yield face[start : start + step]
 
 
 def touching_pairs(left: Array, right: Array, connectivity: int) -> Array:
@@ -183,10 +246,11 @@ def touching_pairs(left: Array, right: Array, connectivity: int) -> Array:
     base = int(right.max(initial=0)) + 1
     codes = []
     for shift in _IN_PLANE[connectivity]:
-        a, b = (_shifted(face, shift, side) for side, face in enumerate((left, right)))
-        both = (a > 0) & (b > 0)
-        codes.append(np.unique(a[both].astype(np.int64) * base + b[both]))
-    unique = np.unique(np.concatenate(codes))
+        cut = [_shifted(face, shift, side) for side, face in enumerate((left, right))]
+        for a, b in zip(*map(_bands, cut), strict=True):
+            both = (a > 0) & (b > 0)
+            codes.append(np.unique(a[both].astype(np.int64) * base + b[both]))
+    unique = np.unique(np.concatenate(codes)) if codes else np.empty(0, np.int64)
     return np.stack(np.divmod(unique, base), axis=1)
 
 
@@ -211,24 +275,22 @@ def _shared_axis(left: Box, right: Box) -> int:
     raise ShapeMismatchError(f"cannot merge labels of {left} and {right}: they share no whole face")
 
 
-def _joined_faces(left: LabelNode, right: LabelNode, axis: int) -> dict[Face, Array]:
-    """Return the faces of the union; labels of the right node follow those of the left."""
-    offset = len(left.open_rows)
-
-    def moved(face: Array) -> Array:
-        return np.where(face > 0, face + offset, 0)
-
-    faces = {}
+def _joined_faces(left: LabelNode, right: LabelNode, axis: int, group: Array) -> _Faces:
+    """Return the faces of the union; ``group`` has the new row of each row, left ones first."""
+    place = (group + 1).astype(np.int32)
+    parts = (place[: len(left.open_rows)], place[len(left.open_rows) :])
+    pieces: dict[Face, list[tuple[Array, int]]] = {}
     if (axis, 0) in left.faces:
-        faces[axis, 0] = left.faces[axis, 0]
+        pieces[axis, 0] = [(left.faces[axis, 0], 0)]
     if (axis, 1) in right.faces:
-        faces[axis, 1] = moved(right.faces[axis, 1])
+        pieces[axis, 1] = [(right.faces[axis, 1], 1)]
+    along = {}
     for key in left.faces:
         if key[0] != axis:
-            in_plane = [i for i in range(3) if i != key[0]].index(axis)
-            parts = (left.faces[key], moved(right.faces[key]))
-            faces[key] = np.concatenate(parts, axis=in_plane)
-    return faces
+            pieces[key] = [(left.faces[key], 0), (right.faces[key], 1)]
+            along[key] = [i for i in range(3) if i != key[0]].index(axis)
+    tables = tuple(np.concatenate([np.zeros(1, np.int32), part]) for part in parts)
+    return _Faces(pieces, along, tables)
 
 
 def combine_nodes(
@@ -272,8 +334,7 @@ def combine_nodes(
     places = pairs + np.array([-1, len(left.open_rows) - 1])  # of 1-based labels among the rows
     group, n_groups = _groups(places, len(rows))
     merged = merge_rows(rows, group, n_groups)
-    place = np.concatenate([[0], group + 1])
-    faces = {key: place[face] for key, face in _joined_faces(left, right, axis).items()}
+    faces = _joined_faces(left, right, axis, group)
     node = _close(Box(left.box.start, right.box.stop), faces, merged, rule)
     changed = _pairs_of(rows["first_voxel"], merged["first_voxel"][group])
     return replace(

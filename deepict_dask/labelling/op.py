@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..backend import to_host
+from ..backend import Device, compute_on, label_components, namespace_of, to_host
 from ..core.ops import ChunkOp, TreeReduction
 from ..core.tables import cluster_dtype
-from .measure import PIECE_VOXELS, first_voxels, label_box, measure_components
+from .measure import PIECE_VOXELS, first_voxels, measure_components
 from .merge import KeepRule, LabelNode, Renames, combine_nodes, rename
 from .select import SelectSettings, select_voxels
 
@@ -97,13 +98,13 @@ class LabelReduction(TreeReduction[LabelNode, LabelNode]):
         self, block: Block, chosen: Any, score: Any, regions: Any | None = None
     ) -> LabelNode:
         """Return the node of one chunk whose voxels are chosen already (bool, zyx)."""
-        labels, n = label_box(chosen, self.connectivity)
+        labels, n = label_components(chosen, self.connectivity)
         del chosen
         rows = measure_components(
             labels,
             n,
-            to_host(score),
-            None if regions is None else to_host(regions),
+            score,
+            regions,
             box=block.write,
             shape=self.shape,
             n_regions=self.n_regions,
@@ -163,6 +164,8 @@ class RelabelOp(ChunkOp):
     connectivity: int = 26
     as_label_map: bool = False
     name: str = "segmentation"
+    device: str = "cpu"
+    """Where voxels are labelled; "cuda" must be there."""
 
     @property
     def dtype(self) -> str:  # type: ignore[override]
@@ -171,16 +174,22 @@ class RelabelOp(ChunkOp):
 
     def apply(self, block: Block, *windows: Any) -> Array:
         """Return the kept voxels of one chunk."""
-        chosen = select_voxels(windows[0], None, block.write, self.shape, self.select)
-        labels, n = label_box(chosen, self.connectivity)
+        work = partial(self._written, block)
+        return to_host(compute_on(Device(self.device), self.name, work, windows[0]))
+
+    def _written(self, block: Block, voxels: Any) -> Any:
+        """Return the kept voxels of one chunk where its voxels are."""
+        chosen = select_voxels(voxels, None, block.write, self.shape, self.select)
+        labels, n = label_components(chosen, self.connectivity)
         names = first_voxels(labels, n, block.write, self.shape)
         for pairs in self.names.renames_above(block):
             names = rename(names, pairs)
         numbers = np.concatenate([[0], final_labels(names, self.names.kept_names())])
         if not self.as_label_map:
             numbers = numbers > 0
-        numbers = numbers.astype(self.dtype)
-        result = np.empty(labels.shape, self.dtype)
+        xp = namespace_of(labels)
+        numbers = xp.asarray(numbers.astype(self.dtype))
+        result = xp.empty(labels.shape, self.dtype)
         for plane, found in zip(result, labels, strict=True):
             plane[:] = numbers[found]  # NumPy widens the indices of one plane, not of all
         return result

@@ -8,6 +8,7 @@ convolutions and the number of levels give the rest. What a file states of itsel
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -28,6 +29,7 @@ __all__ = [
     "NetworkSettings",
     "Shapes",
     "built_network",
+    "ends_in_softmax",
     "inferred_settings",
     "is_trainable",
     "kind_of",
@@ -64,6 +66,19 @@ def kind_of(settings: NetworkSettings) -> NetworkKind:
         DeepETPickerSettings: "deepetpicker",
     }
     return kinds[type(settings)]
+
+
+def ends_in_softmax(settings: NetworkSettings) -> bool:
+    """Say whether a network's classes exclude each other, the first being the background.
+
+    Examples
+    --------
+    >>> ends_in_softmax(DeepFinderSettings()), ends_in_softmax(UNet3DSettings(n_classes=2))
+    (True, False)
+    """
+    if isinstance(settings, DeepETPickerSettings):
+        return settings.n_classes > 1
+    return isinstance(settings, DeepFinderSettings)
 
 
 def inferred_settings(
@@ -187,6 +202,7 @@ def _check_shapes(found: Shapes, settings: NetworkSettings) -> None:
         raise ModelFileError(f"not the tensors of a {which}: {'; '.join(problems[:3])}{more}")
 
 
+@lru_cache(maxsize=64)  # a run asks for the same few thousands of times
 def _state_shapes(settings: NetworkSettings) -> Shapes:
     """Return the name and shape of every tensor, without allocating them."""
     return dict(NETWORKS[kind_of(settings)][2].state_shapes(settings))

@@ -128,7 +128,7 @@ class InferenceUNet2D:
         n, y, x = slices.shape
         scores = torch.empty((n, self.settings.n_classes, y, x), device=self.device)
         step = _slices_at_once(self.device.type, y, x)
-        with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
             for i in range(0, n, step):
                 scores[i : i + step] = self._scores(slices[i : i + step])
         return scores

@@ -1,7 +1,8 @@
 """Score maps of several classes, or a label volume, as one label for each voxel.
 
-A label volume is what it is: 0 is background, 1 to n are classes. Of score maps a voxel has the
-class with the highest score, if that is above the threshold; of equal scores the first class.
+A label volume is what it is: 0 is background, 1 to n are classes. Of score maps a voxel has, of
+the classes whose score is above their threshold, the one with the highest score; of equal scores
+the first class. Thresholds of minus infinity make that NumPy's argmax.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class ClassLabels:
     [[[2, 1]]]
     >>> ClassLabels().of([np.array([[[0, 3]]])]).tolist()
     [[[0, 3]]]
+    >>> ClassLabels(threshold=(0.1, 0.9)).of(scores).tolist()
+    [[[1, 1]]]
     """
 
-    threshold: float | None = None
-    """Scores above it count; None for a label volume."""
+    threshold: float | tuple[float, ...] | None = None
+    """Scores above it count, of all classes or of each; None for a label volume."""
     label_value: int | None = None
-    """Of a label volume, only this class."""
+    """Only this class, of a label volume or of those that won."""
     background: int | None = None
     """Of several score maps the one of the background, counted from 1."""
     bytes_per_voxel: int = 24
@@ -58,15 +61,20 @@ class ClassLabels:
         if self.threshold is None:
             return self._checked(windows[0]), None
         labels = np.zeros(windows[0].shape, np.uint16)
-        highest = np.full(windows[0].shape, self.threshold, np.float32)
-        for number, window in enumerate(windows, start=1):
+        limits = np.broadcast_to(np.array(self.threshold, np.float32), len(windows))
+        highest = np.full(windows[0].shape, limits.min(), np.float32)
+        for number, (window, limit) in enumerate(zip(windows, limits, strict=True), start=1):
             if window.dtype.kind == "f" and np.isnan(window).any():
                 raise VoxelValueError("expected scores, found NaN; correct the score map")
             better = window > highest
+            if limit > limits.min():
+                better &= window > limit
             labels[better] = number
             np.copyto(highest, window, where=better, casting="same_kind")
         if self.background is not None:
             labels[labels == self.background] = 0
+        if self.label_value is not None:
+            labels[labels != self.label_value] = 0
         return labels, highest
 
     def _checked(self, window: Array) -> Array:

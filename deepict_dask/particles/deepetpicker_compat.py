@@ -124,15 +124,35 @@ class TileSearch:
         windows
             Score maps over ``tile.read``, one for each class.
         """
-        corner = as_vec([s - self.pad for s in tile.index])
-        rows = [np.zeros(0, PEAK_DTYPE)]
+        inside = tile.read.shift(as_vec([-c for c in self.corner(tile)])).slices
+        cubes = []
         for channel, window in enumerate(windows):
             cube = np.zeros((self.block,) * 3, np.bool_)
-            inside = tile.read.shift(as_vec([-c for c in corner])).slices
-            cube[inside] = self.settings.chosen(window)
-            if cube.any():
-                rows.append(self._peaks(cube, channel, corner))
-        return np.concatenate(rows)
+            cube[inside] = self.settings.chosen(window, channel)
+            cubes.append(cube)
+        return self.search_cubes(tile, cubes)
+
+    def search_scores(self, tile: Block, cubes: Sequence[Array]) -> Array:
+        """Return the picks of a tile as its network returned it, the scores of the pads included.
+
+        Parameters
+        ----------
+        tile
+            From `tiles`.
+        cubes
+            Scores over the tile, ``block`` voxels on each axis, one array for each class.
+        """
+        return self.search_cubes(tile, [self.settings.chosen(c, i) for i, c in enumerate(cubes)])
+
+    def search_cubes(self, tile: Block, cubes: Sequence[Array]) -> Array:
+        """Return the picks of a tile, whose voxels were chosen for each class."""
+        corner = self.corner(tile)
+        found = [self._peaks(cube, i, corner) for i, cube in enumerate(cubes) if cube.any()]
+        return np.concatenate([np.zeros(0, PEAK_DTYPE), *found])
+
+    def corner(self, tile: Block) -> Vec:
+        """Return the first voxel of a tile; below 0 where it reaches out of the volume."""
+        return as_vec([s - self.pad for s in tile.index])
 
     def _peaks(self, cube: Array, channel: int, corner: Vec) -> Array:
         """Return the picks of one class that lie in the part of a tile that counts."""

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backend import namespace_of, resolve_device, to_device, to_host
+from ..backend import Device, compute_on, namespace_of, to_host
 from ..core.errors import VoxelValueError
 from ..core.ops import TreeReduction
 from .merge import stand_ins
@@ -72,18 +73,30 @@ class MeanPoolSettings:
     """Means above it count."""
     label_value: int | None = None
     """Instead of a threshold: voxels of a label volume that equal this."""
+    thresholds: tuple[float, ...] = ()
+    """Of each score map, where they differ."""
 
     @classmethod
     def of_diameters(
-        cls, diameters: Sequence[float], threshold: float = 0.5, label_value: int | None = None
+        cls,
+        diameters: Sequence[float],
+        threshold: float = 0.5,
+        label_value: int | None = None,
+        thresholds: Sequence[float] = (),
     ) -> MeanPoolSettings:
         """Return the settings for particles of some diameters, in voxels, one for each class."""
         n_pools = int(max(diameters) / (_KERNEL - 1) + 1)
         min_distance = int(min(diameters)) // 2 + 1
-        return cls(n_pools, min_distance, threshold, label_value=label_value)
+        return cls(
+            n_pools,
+            min_distance,
+            threshold,
+            label_value=label_value,
+            thresholds=tuple(thresholds),
+        )
 
-    def chosen(self, window: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Say which voxels of a window count.
+    def chosen(self, window: np.ndarray[Any, Any], channel: int = 0) -> np.ndarray[Any, Any]:
+        """Say which voxels of a window count, which is of one of the score maps.
 
         Raises
         ------
@@ -92,7 +105,8 @@ class MeanPoolSettings:
         """
         if window.dtype.kind == "f" and np.isnan(window).any():
             raise VoxelValueError("expected scores, found NaN; correct the score map")
-        chosen: np.ndarray[Any, Any] = window > self.threshold
+        limit = self.thresholds[channel] if self.thresholds else self.threshold
+        chosen: np.ndarray[Any, Any] = window > limit
         return chosen if self.label_value is None else window == self.label_value
 
     @property
@@ -219,18 +233,24 @@ class MeanPoolReduction(TreeReduction[PeaksFound, PeaksFound]):
 
     def _rows(self, block: Block, channel: int, window: Any) -> np.ndarray[Any, Any]:
         """Return the picks of one class."""
-        chosen = self.settings.chosen(window)
+        chosen = self.settings.chosen(window, channel)
         if not chosen.any():
             return np.zeros(0, PEAK_DTYPE)
-        means = mean_pool(to_device(chosen, resolve_device(self.device)), self.settings.n_pools)
-        is_peak = to_host(block.crop(find_peaks(means, self.settings.floor)))
-        places = np.nonzero(is_peak)
-        rows = np.zeros(len(places[0]), PEAK_DTYPE)
+        work = partial(self._peaks, block)
+        *places, means = compute_on(Device(self.device), self.name, work, chosen)
+        rows = np.zeros(len(means), PEAK_DTYPE)
         rows["channel"] = channel
         for name, values, start in zip("zyx", places, block.write.start, strict=True):
             rows[name] = values + start
-        rows["value"] = to_host(block.crop(means))[places]
+        rows["value"] = means
         return rows
+
+    def _peaks(self, block: Block, chosen: Array) -> list[np.ndarray[Any, Any]]:
+        """Return z, y, x in the block and the means of its picks, on the host."""
+        means = mean_pool(chosen, self.settings.n_pools)
+        is_peak = block.crop(find_peaks(means, self.settings.floor))
+        places = is_peak.nonzero()
+        return [to_host(each) for each in (*places, block.crop(means)[places])]
 
     def combine(self, left: PeaksFound, right: PeaksFound) -> PeaksFound:
         """Put two boxes together."""

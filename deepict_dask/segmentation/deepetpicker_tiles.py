@@ -14,7 +14,7 @@ Source: behaviour of github.com/cbmi-group/DeepETPicker at 0b3f8cb.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +23,14 @@ import torch
 
 from ..core.errors import ShapeMismatchError
 from ..core.geometry import as_vec
-from ..core.ops import ChunkOp
 from ..models.registry import loaded_deepetpicker
-from .fixed_tiles import AxisTile, cut_tile, tiles_of
+from .class_scores import ClassScoresOp
+from .fixed_tiles import AxisTile, Tile, cut_tile, tiles_of
 from .windows import FIXED_BYTES, chosen_class
 
 if TYPE_CHECKING:
     from ..core.geometry import Block, Box, Vec
     from ..models.deepetpicker import DeepETPicker, DeepETPickerSettings
-    from .fixed_tiles import Tile
 
 __all__ = ["DeepETPickerOp", "deepetpicker_axis"]
 
@@ -66,8 +65,8 @@ def deepetpicker_axis(size: int, settings: DeepETPickerSettings) -> list[AxisTil
     return [AxisTile(a - pad, a + step + pad, a, a + step) for a in starts]
 
 
-@dataclass(frozen=True)
-class DeepETPickerOp(ChunkOp):
+@dataclass(frozen=True, kw_only=True)
+class DeepETPickerOp(ClassScoresOp):
     """DeepETPicker's scores of a tomogram.
 
     The one source is the tomogram. The result is float32: zyx for one class, czyx for all. Blocks
@@ -80,18 +79,8 @@ class DeepETPickerOp(ChunkOp):
     ('segment', 'float32')
     """
 
-    model_path: str
-    mean: float
-    """Of the whole tomogram."""
-    std: float
-    """Of the whole tomogram."""
     shape: Vec
     """Voxels of the tomogram."""
-    class_index: int | None = None
-    """Channel to return; all of them for None."""
-    device: str = "cpu"
-    name: str = "segment"
-    dtype: str = "float32"
 
     @property
     def settings(self) -> DeepETPickerSettings:
@@ -108,30 +97,38 @@ class DeepETPickerOp(ChunkOp):
         """The most that a tile reaches out of a block of any shape."""
         return as_vec(self.settings.step - 1 + self.settings.pad_size)
 
-    @property
-    def n_classes(self) -> int:
-        """Channels of the result."""
-        return self.settings.n_classes if self.class_index is None else 1
-
-    def measured(self, mean: float, std: float) -> DeepETPickerOp:
-        """Return the same for a tomogram of this mean and standard deviation."""
-        return replace(self, mean=mean, std=std)
-
     def apply(self, block: Block, *windows: Any) -> Array:
         """Return the scores over ``block.read``; outside ``block.write`` they say nothing."""
         scores = np.zeros((self.n_classes, *block.read.shape), dtype=np.float32)
         # pages of zeros that nothing is written to take no memory
         for tile in tiles_of(self.axes, block.write):
-            values = self._predict(windows[0], block.read, tile)
+            corner = as_vec([axis.start for axis in tile.axes])
+            values = self.cube(windows[0], block.read, corner)[(..., *tile.kept_in_tile.slices)]
             target, inner = _within(tile.kept, block.write)
             scores[(..., *target.slices_in(block.read))] = values[(..., *inner.slices)]
         return scores if self.class_index is None else scores[0]
 
-    def _predict(self, window: Array, read: Box, tile: Tile) -> Array:
-        """Return the scores of the cube that a tile predicts; czyx."""
+    def cube(self, window: Array, read: Box, corner: Vec) -> Array:
+        """Return all scores of one tile as its network returns them, those of its pads too.
+
+        Parameters
+        ----------
+        window
+            zyx voxels of the tomogram over ``read``, which holds all that the tile sees of it.
+        read
+            Where the window lies.
+        corner
+            First voxel of the tile; below 0 where it reaches out of the volume.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 czyx; each axis has ``settings.block_size`` voxels.
+        """
+        edge, pad = self.settings.block_size, self.settings.pad_size
+        tile = Tile(_axes_of(corner, edge, pad))
         network = loaded_deepetpicker(self.model_path, self.device)
         values = predicted(network, cut_tile(window, read, tile, self.mean, self.std))
-        values = values[(..., *tile.kept_in_tile.slices)]
         chosen = chosen_class(values, self.class_index)
         return chosen if self.class_index is None else chosen[None]
 
@@ -148,6 +145,12 @@ class DeepETPickerOp(ChunkOp):
         """Resident bytes of a process before its first block: torch, and this model's weights."""
         network = loaded_deepetpicker(self.model_path)
         return FIXED_BYTES + 2 * sum(4 * p.numel() for p in network.parameters())
+
+
+def _axes_of(corner: Vec, edge: int, pad: int) -> tuple[AxisTile, AxisTile, AxisTile]:
+    """Return the axes of a cube that starts at a corner, without its pads on either side."""
+    z, y, x = (AxisTile(c, c + edge, c + pad, c + edge - pad) for c in corner)
+    return (z, y, x)
 
 
 def _within(kept: Box, write: Box) -> tuple[Box, Box]:
@@ -182,6 +185,6 @@ def predicted(network: DeepETPicker, tile: Array) -> Array:
     (3, 8, 8, 8)
     """
     on_device = torch.from_numpy(tile).to(network.final_conv.weight.device)
-    with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
         scores: Array = network.scores(on_device[None, None])[0].cpu().numpy()
     return scores

@@ -15,7 +15,7 @@ Source: behaviour of github.com/deep-finder/cryoet-deepfinder at 100d8b4.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,9 @@ import numpy as np
 
 from ..core.errors import ShapeMismatchError
 from ..core.geometry import Box, as_vec
-from ..core.ops import ChunkOp
 from ..models.deepfinder_inference import deepfinder_bytes
 from ..models.registry import inference_deepfinder, loaded_deepfinder
+from .class_scores import ClassScoresOp
 from .deepfinder_windows import predicted
 from .fixed_tiles import AxisTile, cut_tile, tiles_of
 from .windows import FIXED_BYTES
@@ -124,8 +124,8 @@ def averaged(
     return (sums / counts).astype(np.float16)
 
 
-@dataclass(frozen=True)
-class CompatDeepFinderOp(ChunkOp):
+@dataclass(frozen=True, kw_only=True)
+class CompatDeepFinderOp(ClassScoresOp):
     """DeepFinder's scores of a tomogram as the published program averages them.
 
     The one source is the tomogram. The result is float32 with float16's values: zyx for one class,
@@ -139,20 +139,10 @@ class CompatDeepFinderOp(ChunkOp):
     ((134, 134, 134), 2)
     """
 
-    model_path: str
-    mean: float
-    """Of the whole tomogram."""
-    std: float
-    """Of the whole tomogram."""
     shape: Vec
     """Voxels of the tomogram."""
     box: int = 192
     """Edge of a patch."""
-    class_index: int | None = None
-    """Channel to return; all of them for None."""
-    device: str = "cpu"
-    name: str = "segment"
-    dtype: str = "float32"
 
     @property
     def settings(self) -> DeepFinderSettings:
@@ -168,15 +158,6 @@ class CompatDeepFinderOp(ChunkOp):
     def halo(self) -> Vec:
         """The most that a patch reaches out of a block of any shape."""
         return as_vec(self.box - CUT - 1)
-
-    @property
-    def n_classes(self) -> int:
-        """Channels of the result."""
-        return self.settings.n_classes if self.class_index is None else 1
-
-    def measured(self, mean: float, std: float) -> CompatDeepFinderOp:
-        """Return the same for a tomogram of this mean and standard deviation."""
-        return replace(self, mean=mean, std=std)
 
     def apply(self, block: Block, *windows: Any) -> Array:
         """Return the scores over ``block.read``; outside ``block.write`` there are zeros."""

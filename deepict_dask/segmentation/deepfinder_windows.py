@@ -7,16 +7,16 @@ published program averages overlapping patches instead: see `deepfinder_compat`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..core.geometry import as_vec, ceil_to
-from ..core.ops import ChunkOp
 from ..models.deepfinder_inference import deepfinder_bytes
 from ..models.registry import inference_deepfinder, loaded_deepfinder
+from .class_scores import ClassScoresOp
 from .windows import FIXED_BYTES, chosen_class, normalise, pad_far_end, write_box
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class DeepFinderOp(ChunkOp):
+class DeepFinderOp(ClassScoresOp):
     """DeepFinder's scores of a tomogram.
 
     The one source is the tomogram. The result is float32: zyx for one class, czyx for all, the
@@ -42,17 +42,6 @@ class DeepFinderOp(ChunkOp):
     >>> op.name, op.dtype
     ('segment', 'float32')
     """
-
-    model_path: str
-    mean: float
-    """Of the whole tomogram."""
-    std: float
-    """Of the whole tomogram."""
-    class_index: int | None = None
-    """Channel to return; all of them for None."""
-    device: str = "cpu"
-    name: str = "segment"
-    dtype: str = "float32"
 
     @property
     def settings(self) -> DeepFinderSettings:
@@ -68,15 +57,6 @@ class DeepFinderOp(ChunkOp):
     def align(self) -> int:
         """Windows start on multiples of this."""
         return self.settings.align
-
-    @property
-    def n_classes(self) -> int:
-        """Channels of the result."""
-        return self.settings.n_classes if self.class_index is None else 1
-
-    def measured(self, mean: float, std: float) -> DeepFinderOp:
-        """Return the same for a tomogram of this mean and standard deviation."""
-        return replace(self, mean=mean, std=std)
 
     def apply(self, block: Block, *windows: Any) -> Array:
         """Return the scores over ``block.read``; outside ``block.write`` there are zeros."""

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..backend import Device, namespace_of, to_device, to_host
 from ..core.geometry import as_vec
 from ..core.ops import ChunkOp
-from .windows import FIXED_BYTES, SegmentOp, normalise, window_bytes
+from .device_windows import scores_that_fit
+from .windows import FIXED_BYTES, SegmentOp, device_window_bytes, normalise, window_bytes
 
 if TYPE_CHECKING:
-    from ..core.geometry import Block, Vec
+    from ..core.geometry import Block, Grid, Vec
 
 __all__ = ["JointSegmentOp"]
 
@@ -69,10 +71,33 @@ class JointSegmentOp(ChunkOp):
 
     def apply(self, block: Block, *windows: Any) -> Array:
         """Return the scores over ``block.read``; outside ``block.write`` there are zeros."""
-        window = normalise(windows[0], self.ops[0].mean, self.ops[0].std)
+        if not self.device.is_gpu:
+            return self._scores(block, windows[0])
+        scores = np.zeros((self.n_classes, *block.read.shape), dtype=np.float32)
+        block.crop(scores)[...] = to_host(self.written_scores(block, windows[0]))
+        return scores
+
+    @property
+    def device(self) -> Device:
+        """Where the networks run."""
+        return Device(self.ops[0].device.partition(":")[0])
+
+    def written_scores(self, block: Block, window: Array) -> Array:
+        """Return the scores over ``block.write``, left on the GPU where the networks run there.
+
+        A window that does not fit the GPU goes in parts, whose scores are on the host.
+        """
+        if not self.device.is_gpu:
+            return block.crop(self._scores(block, window))
+        return scores_that_fit(self, self._scores, block, window)
+
+    def _scores(self, block: Block, window: Array) -> Array:
+        """Return the scores over ``block.read``, in the place of the device."""
+        window = normalise(to_device(window, self.device), self.ops[0].mean, self.ops[0].std)
         if len(self.ops) == 1:
             return self.ops[0].scores(block, window).reshape(-1, *window.shape)
-        scores = np.zeros((self.n_classes, *window.shape), dtype=np.float32)
+        xp = namespace_of(window)
+        scores = xp.zeros((self.n_classes, *window.shape), dtype=np.float32)
         first = 0
         for op, n in zip(self.ops, self.channels, strict=True):
             block.crop(scores[first : first + n])[...] = block.crop(op.scores(block, window))
@@ -81,8 +106,16 @@ class JointSegmentOp(ChunkOp):
 
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes of one window: as read, normalised, all scores, one network's."""
+        if self.device.is_gpu:
+            return 4 * math.prod(window_shape) * (1 + 2 * self.n_classes)  # in parts, at the worst
         joint = self.n_classes if len(self.ops) > 1 else 0
         return window_bytes(window_shape, [op.settings for op in self.ops], self.align, joint)
+
+    def device_bytes_of(self, grid: Grid) -> int:
+        """Return the bytes of a GPU that the largest window of a grid takes."""
+        joint = self.n_classes if len(self.ops) > 1 else 0
+        settings = [op.settings for op in self.ops]
+        return device_window_bytes(grid.window_shape, settings, self.align, joint)
 
     @property
     def fixed_bytes(self) -> int:

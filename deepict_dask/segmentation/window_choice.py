@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
     from ..core.geometry import Vec
 
-__all__ = ["WindowedOp", "choose_window", "network_work", "whole_chunk_shapes"]
+__all__ = [
+    "DeviceOp",
+    "WindowedOp",
+    "choose_device_window",
+    "choose_window",
+    "network_work",
+    "whole_chunk_shapes",
+]
 
 
 class WindowedOp(Protocol):
@@ -54,6 +61,66 @@ class WindowedOp(Protocol):
     def bytes_of(self, grid: Grid, /) -> int:
         """Return the peak bytes of one window of a grid."""
         ...
+
+
+class DeviceOp(WindowedOp, Protocol):
+    """What may be applied on a GPU."""
+
+    def device_bytes_of(self, grid: Grid, /) -> int:
+        """Return the bytes of a GPU that one window of a grid takes."""
+        ...
+
+
+class _OnHost:
+    """An op on a GPU, of which the window on the host and that on the GPU must fit."""
+
+    def __init__(self, op: DeviceOp, device_bytes: int, worker_bytes: int) -> None:
+        self.op, self.device_bytes, self.worker_bytes = op, device_bytes, worker_bytes
+        self.name, self.halo, self.align = op.name, op.halo, op.align
+        self.n_classes, self.fixed_bytes = op.n_classes, op.fixed_bytes
+
+    def bytes_of(self, grid: Grid, /) -> int:
+        """Return the bytes on the host, or as many beyond its budget as the GPU lacks."""
+        lacking = self.op.device_bytes_of(grid) - self.device_bytes
+        host = self.op.bytes_of(grid)
+        return host if lacking <= 0 else max(host, self.worker_bytes + lacking)
+
+
+def choose_device_window(
+    shape: Vec,
+    chunk_shape: Vec,
+    op: DeviceOp,
+    budget_bytes: int,
+    *,
+    device_bytes: int,
+    n_workers: int = 1,
+) -> Grid:
+    """Return the grid that needs the least work and fits a GPU and the memory of its worker.
+
+    Parameters
+    ----------
+    shape, chunk_shape, op, budget_bytes, n_workers
+        As of `choose_window`.
+    device_bytes
+        Bytes of a GPU that one task may hold (`deepict_dask.backend.device_budget`).
+
+    Returns
+    -------
+    Grid
+        The whole volume where it fits. Where not even one chunk fits the GPU, that of the host's
+        memory: windows that are too large are halved as they come (`device_windows`).
+
+    Raises
+    ------
+    BudgetError
+        Not even one chunk fits the worker.
+    """
+    both = _OnHost(op, device_bytes, budget_bytes)
+    smallest = Grid(shape, chunk_shape, op.halo, op.align, one_shape=True)
+    if op.device_bytes_of(smallest) > device_bytes:
+        least = min(budget_bytes, op.bytes_of(smallest))
+        return choose_window(shape, chunk_shape, op, least, n_workers=n_workers)
+    return choose_window(shape, chunk_shape, both, budget_bytes, n_workers=n_workers)
 
 
 def network_work(grid: Grid) -> int:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ..backend import from_dlpack, is_on_device, namespace_of
 from ..core.errors import ModelFileError, VoxelValueError
 from ..core.geometry import Box, as_vec, ceil_to
 from ..core.ops import ChunkOp
@@ -43,6 +45,8 @@ Array = np.ndarray[Any, Any]
 
 FIXED_BYTES = 250 << 20
 """Resident bytes after torch, a small model and one small window (measured: 225-249 MiB)."""
+DEVICE_PIECE_BYTES = 100 << 24
+"""At most, of the voxels that are measured at a time on a GPU (`labelling.device_measure`)."""
 WORKED_ON = 15
 """Most slabs of a level that are alive beside those its skip connection holds."""
 
@@ -53,7 +57,7 @@ def normalise(volume: Array, mean: float, std: float) -> Array:
     Parameters
     ----------
     volume
-        zyx, any real type; not changed.
+        zyx, any real type, NumPy or CuPy; not changed.
     mean, std
         Of the whole tomogram; rounded to float32 first, so that their last digits do not matter.
 
@@ -72,7 +76,8 @@ def normalise(volume: Array, mean: float, std: float) -> Array:
             f"tomogram: expected a finite mean and a standard deviation above 0, found mean {mean} "
             f"and standard deviation {std}; a constant volume cannot be segmented"
         )
-    normalised = np.subtract(volume, np.float32(mean), dtype=np.float32)
+    xp = namespace_of(volume)
+    normalised = xp.subtract(volume, np.float32(mean), dtype=np.float32)
     normalised /= np.float32(std)
     return normalised
 
@@ -99,11 +104,12 @@ def pad_far_end(window: Array, align: int) -> Array:
     full = as_vec([ceil_to(n, align) for n in shape])
     if full == shape:
         return window
-    padded = np.empty(full, dtype=window.dtype)
+    xp = namespace_of(window)
+    padded = xp.empty(full, dtype=window.dtype)
     padded[tuple(slice(n) for n in shape)] = window
     for axis, (n, to) in enumerate(zip(shape, full, strict=True)):
         # what a plane copies from an axis not yet padded is overwritten when its turn comes
-        planes = np.moveaxis(padded, axis, 0)
+        planes = xp.moveaxis(padded, axis, 0)
         for i in range(to - n):
             planes[n + i] = planes[n - 2 - i if to - n < n else n - 1]
     return padded
@@ -121,14 +127,15 @@ def predict_window(
     network
         In eval mode. Pass an `InferenceUNet3D` where many windows follow.
     window
-        float32 zyx, normalised, of any shape.
+        float32 zyx, normalised, of any shape, NumPy or CuPy.
     wanted
         Voxels of the window to compute; all of them by default.
 
     Returns
     -------
-    numpy.ndarray
-        float32 czyx scores, 0..1, of the window's shape; zeros where none are wanted.
+    array
+        float32 czyx scores, 0..1, of the window's shape, where the window is; zeros where none are
+        wanted.
 
     Examples
     --------
@@ -138,6 +145,8 @@ def predict_window(
     """
     arranged = InferenceUNet3D(network) if isinstance(network, UNet3D) else network
     wanted = wanted or Box.whole(as_vec(window.shape))
+    if is_on_device(window):
+        return _predict_on_device(arranged, window, wanted)
     # pages of zeros that nothing is written to take no memory
     scores = np.zeros((arranged.settings.n_classes, *window.shape), dtype=np.float32)
     padded = pad_far_end(window, arranged.settings.align)
@@ -146,7 +155,18 @@ def predict_window(
     return scores
 
 
-def network_bytes(settings: UNet3DSettings, window_shape: Vec) -> int:
+def _predict_on_device(network: InferenceUNet3D, window: Array, wanted: Box) -> Array:
+    """Return the scores of a window on a GPU, there; memory is shared with PyTorch, not copied."""
+    padded = pad_far_end(window, network.settings.align)
+    shape = (network.settings.n_classes, *window.shape)
+    scores = torch.zeros(shape, dtype=torch.float32, device=network.device)
+    network.scores(
+        torch.utils.dlpack.from_dlpack(padded), wanted, out=scores[(slice(None), *wanted.slices)]
+    )
+    return from_dlpack(scores)
+
+
+def network_bytes(settings: UNet3DSettings, window_shape: Vec, device: str = "cpu") -> int:
     """Return an upper bound of the bytes that predicting one window allocates at its peak.
 
     At each level some slabs, of two planes more than they stand for, are worked on, and the skip
@@ -163,7 +183,7 @@ def network_bytes(settings: UNet3DSettings, window_shape: Vec) -> int:
     189
     """
     z, y, x = (ceil_to(size, settings.align) for size in window_shape)
-    planes = planes_at_once(settings, (z, y, x))
+    planes = planes_at_once(settings, (z, y, x), device)
     n_slabs = -(-z // planes)
     total = 4 * planes * y * x * (1 + settings.n_classes)
     for level in range(settings.depth + 1):
@@ -227,7 +247,7 @@ class SegmentOp(ChunkOp):
         return self.scores(block, normalise(windows[0], self.mean, self.std))
 
     def scores(self, block: Block, normalised: Array) -> Array:
-        """Return the same of a window that is normalised already."""
+        """Return the same of a window that is normalised already, where that is."""
         network = inference_network(self.model_path, self.device, self.precision)
         scores = predict_window(network, normalised, write_box(block))
         return chosen_class(scores, self.class_index)
@@ -242,9 +262,13 @@ class SegmentOp(ChunkOp):
     @property
     def fixed_bytes(self) -> int:
         """Resident bytes of a process before its first window: torch, and this model's weights."""
-        shapes = UNet3D.state_shapes(self.settings).values()
         # as loaded, and arranged for prediction with up to four times as many numbers
-        return FIXED_BYTES + 5 * 4 * sum(math.prod(shape) for shape in shapes)
+        return FIXED_BYTES + 5 * 4 * _n_parameters(self.settings)
+
+
+@lru_cache(maxsize=64)
+def _n_parameters(settings: UNet3DSettings) -> int:
+    return sum(math.prod(shape) for shape in UNet3D.state_shapes(settings).values())
 
 
 def window_bytes(
@@ -261,6 +285,32 @@ def window_bytes(
         4 * math.prod(padded) * (arrays + each.n_classes) + network_bytes(each, window_shape)
         for each in networks
     )
+
+
+def device_window_bytes(
+    window_shape: Vec, networks: list[UNet3DSettings], align: int, joint_channels: int = 0
+) -> int:
+    """Return the bytes of a GPU that a window takes, labelled there afterwards.
+
+    A plan, not a bound: what cuDNN takes depends on the GPU. `backend.device_budget` leaves room,
+    and a window that does not fit after all is halved (`device_windows`).
+
+    Examples
+    --------
+    >>> settings = UNet3DSettings(depth=2, initial_features=4)
+    >>> device_window_bytes((464, 928, 928), [settings], 4) >> 30
+    29
+    """
+    padded = as_vec([ceil_to(size, align) for size in window_shape])
+    n_scores = max(each.n_classes for each in networks) + joint_channels
+    # as read, normalised, padded, all scores
+    predicting = 4 * math.prod(padded) * (3 + n_scores) + max(
+        network_bytes(each, window_shape, "cuda") for each in networks
+    )
+    # as read, all scores, chosen, labels and what cuCIM makes them of
+    pieces = min(100 * math.prod(padded), DEVICE_PIECE_BYTES)
+    labelling = math.prod(padded) * (4 + 4 * n_scores + 1 + 12) + pieces
+    return max(predicting, labelling)
 
 
 def write_box(block: Block) -> Box:

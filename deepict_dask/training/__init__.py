@@ -1,22 +1,13 @@
-"""Train U-Nets on tomograms whose particles and compartments are known.
+"""Train networks on tomograms whose particles and compartments are known.
 
-`targets` turns picks into label masks, `patches` samples normalised patches, `loss` compares scores
-with targets, `loop` descends (3D and 2D networks alike), and `demo_model` and `demo_model_2d` train
-the small models that the package carries.
+1. `opening` finds tomograms, particle lists and label volumes; `targets` makes label masks of them.
+2. `sampling` says which boxes a batch has, `data` reads them, `augment` changes them.
+3. `fit` trains: `module` is a step, `epochs` what happens between steps, `validation` and `assess`
+   measure, `card` says in the model's file how it was made.
+4. `demo_model` and `demo_model_2d` train the small models that the package carries.
 """
 
-from .loop import TrainSettings, train_unet2d, train_unet3d
-from .loss import dice_loss
-from .patches import PatchSampler, standardized
+from .losses import dice_loss
 from .targets import radius_in_voxels, sphere_target
 
-__all__ = [
-    "PatchSampler",
-    "TrainSettings",
-    "dice_loss",
-    "radius_in_voxels",
-    "sphere_target",
-    "standardized",
-    "train_unet2d",
-    "train_unet3d",
-]
+__all__ = ["dice_loss", "radius_in_voxels", "sphere_target"]

@@ -1,13 +1,13 @@
-"""Train the small model that the package carries, and write its card.
+"""Train the small model that the package carries, as ``train`` does, and write its card.
 
     python -m deepict_dask.training.demo_model OUT.safetensors
 
-1. Make training cells and train a two-class U-Net on balls round their ribosomes and FAS.
-2. Choose threshold and size limits of each class by F1 on cells kept for that.
+1. Write training cells as a dataset, and train on it.
+2. Choose threshold and size limits of each class of particles by F1 on cells kept for that.
 3. Measure F1 on cells that neither step has seen, and on the cell of the demonstration's seed (the
    default of `CellSettings`), none with a large mitochondrion; do the same for a threshold on the
    low-passed tomogram, which shows what density alone can tell.
-4. Write weights and card: seeds, settings, steps, recommended limits, figures.
+4. Write weights and card: that of the training, recommended limits, figures.
 
 Seeds of the four groups of cells are disjoint.
 """
@@ -15,10 +15,9 @@ Seeds of the four groups of cells are disjoint.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
-import time
+import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,46 +26,59 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
+from ..config.training import TrainConfig
 from ..evaluate.picks import score_picks
-from ..models.checkpoint import save_model
-from ..models.unet3d import UNet3D, UNet3DSettings
+from ..models.checkpoint import load_checkpoint, save_model
 from ..synthetic import PARTICLE_NAMES, Cell, CellSettings, make_cell
-from .loop import TrainSettings, train_unet3d
-from .patches import standardized
-from .targets import radius_in_voxels, sphere_target
+from ..synthetic.dataset import write_dataset
+from .fit import train_network
+from .score_limits import (
+    PICK_THRESHOLDS,
+    choose_pick_limits,
+    find_picks,
+    standardized,
+    whole_scores,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..evaluate.picks import PicksScore
+    from ..models.architecture import Network
+    from .score_limits import PickLimits
 
 __all__ = [
+    "PARTICLE_RECIPE",
     "DemoSettings",
-    "PickLimits",
-    "choose_limits",
     "darkness_maps",
     "figures_of",
-    "find_picks",
     "main",
     "score_maps",
     "train_demo_model",
+    "trained_on_cells",
 ]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-Points = np.ndarray[Any, np.dtype[np.float64]]
 
-SCORE_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 DARKNESS_THRESHOLDS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
 """Of the low-passed tomogram, in standard deviations."""
-MIN_SIZES = (25, 50, 100, 200, 300, 400, 500, 600, 700, 800, 1000, 1200, 1400, 1600, 1800, 2000)
-MAX_SIZES = (3000, 4000, 5000, 20000)
 LOW_PASS_SIGMA = 4.0
 """Voxels; a Gaussian about as wide as a ribosome."""
 
-
-def _default_training() -> TrainSettings:
-    network = UNet3DSettings(n_classes=len(PARTICLE_NAMES))
-    return TrainSettings(network, steps=3600, batch_size=2, learning_rate=2e-3)
+PARTICLE_RECIPE: dict[str, Any] = {
+    "classes": {
+        "ribosome": {"picks": "ribosome", "radius_nm": 10.8},
+        "fas": {"picks": "fas", "radius_nm": 10.8},
+    },
+    "network": {"depth": 2, "initial_features": 4},
+    "patches": {"shape": [64, 64, 64], "sampling": "uniform"},
+    "augment": {"flips": True},
+    "optimizer": {
+        "loss": "dice", "learning_rate": 2e-3, "schedule": "cosine", "batch_size": 2,
+        "precision": "bfloat16", "epochs": 36, "steps_per_epoch": 100,
+    },
+}  # fmt: skip
+"""Settings of ``train`` for the particles of synthetic cells."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +87,10 @@ class DemoSettings:
 
     cell: CellSettings = field(default_factory=CellSettings)
     """Of every cell but for its seed; its own seed is the demonstration's."""
-    train: TrainSettings = field(default_factory=_default_training)
+    train: dict[str, Any] = field(default_factory=lambda: PARTICLE_RECIPE)
     train_seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     tune_seeds: tuple[int, ...] = (11, 12)
     held_out_seeds: tuple[int, ...] = (21, 22)
-    target_radius_nm: float = 10.8
     match_radius: float = 10.0
     """Farthest a pick may lie from its particle, in voxels."""
 
@@ -88,49 +99,64 @@ class DemoSettings:
         return make_cell(replace(self.cell, seed=seed))
 
 
-@dataclass(frozen=True)
-class PickLimits:
-    """Which components of a score map are picks: min_size <= n_voxels <= max_size."""
+def trained_on_cells(
+    recipe: dict[str, Any], cells: Iterable[Cell], *, tell: Callable[[str], None] = lambda _: None
+) -> tuple[Network, dict[str, Any]]:
+    """Train as ``deepict-dask train`` does, on cells that are written for it.
 
-    threshold: float
-    min_size: int
-    max_size: int
+    Parameters
+    ----------
+    recipe
+        Settings of `TrainConfig`, but for dataset and output.
+    cells
+        What to train on.
+    tell
+        Receives a line for each epoch.
+
+    Returns
+    -------
+    network
+        In evaluation mode.
+    card : dict
+        As the training wrote it, without names of files.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        table = write_dataset(cells, folder)
+        config = TrainConfig.model_validate(
+            {"tomograms": table, "output": Path(folder) / "trained", **recipe}
+        )
+        done = train_network(config, device="cpu", tell=tell)
+        network = load_checkpoint(done.model).network
+    left_out = ("training_data", "settings", "recommended")
+    card = {key: value for key, value in done.card.items() if key not in left_out}
+    return network, card
 
 
 def train_demo_model(
-    settings: DemoSettings, *, progress: Callable[[int, float], None] | None = None
-) -> tuple[UNet3D, dict[str, Any]]:
+    settings: DemoSettings, *, tell: Callable[[str], None] = lambda _: None
+) -> tuple[Network, dict[str, Any]]:
     """Train, choose limits and measure.
 
     Parameters
     ----------
     settings
         Cells, training and seeds.
-    progress
-        As in `train_unet3d`.
+    tell
+        Receives a line for each epoch.
 
     Returns
     -------
-    network : UNet3D
+    network
         In evaluation mode, one channel per class of `PARTICLE_NAMES`.
     card : dict
         JSON: how it was made, the recommended limits of each class, and the figures.
     """
-    losses: list[float] = []
-
-    def note(step: int, loss: float) -> None:
-        losses.append(loss)
-        if progress is not None:
-            progress(step, loss)
-
-    network, seconds = _train(settings, note)
-    card: dict[str, Any] = {
+    cells = map(settings.cell_of, settings.train_seeds)
+    network, card = trained_on_cells(settings.train, cells, tell=tell)
+    card |= {
         "about": "Trained on synthetic cells only: for demonstrations and tests, not for data.",
         "made_by": "python -m deepict_dask.training.demo_model",
         "settings": asdict(settings),
-        "training_seconds": round(seconds),
-        "training_steps": len(losses),
-        "final_dice_loss": round(float(np.mean(losses[-100:])), 4),
     }
     by_network = _measure(settings, lambda tomogram: score_maps(network, tomogram))
     by_density = _measure(settings, darkness_maps, DARKNESS_THRESHOLDS)
@@ -139,26 +165,9 @@ def train_demo_model(
     return network, card
 
 
-def _train(settings: DemoSettings, progress: Callable[[int, float], None]) -> tuple[UNet3D, float]:
-    cells = [settings.cell_of(seed) for seed in settings.train_seeds]
-    radius = radius_in_voxels(settings.target_radius_nm, settings.cell.voxel_spacing_angstrom)
-    targets = [_targets(cell, radius) for cell in cells]
-    tomograms = [cell.tomogram for cell in cells]
-    begin = time.monotonic()
-    network = train_unet3d(tomograms, targets, settings.train, progress=progress)
-    return network, time.monotonic() - begin
-
-
-def _targets(cell: Cell, radius: float) -> Any:
-    shape = cell.settings.shape
-    return np.stack([sphere_target(cell.picks_of(n), shape, radius) for n in PARTICLE_NAMES])
-
-
-def score_maps(network: UNet3D, tomogram: Floats) -> dict[str, Floats]:
+def score_maps(network: Network, tomogram: Floats) -> dict[str, Floats]:
     """Return the float32 score map of each class over a whole small tomogram, zyx."""
-    with torch.inference_mode():
-        logits = network(torch.from_numpy(standardized(tomogram))[None, None])
-        return dict(zip(PARTICLE_NAMES, torch.sigmoid(logits)[0].numpy(), strict=True))
+    return dict(zip(PARTICLE_NAMES, whole_scores(network, tomogram), strict=True))
 
 
 def darkness_maps(tomogram: Floats) -> dict[str, Floats]:
@@ -170,12 +179,12 @@ def darkness_maps(tomogram: Floats) -> dict[str, Floats]:
 def _measure(
     settings: DemoSettings,
     maps_of: Callable[[Floats], dict[str, Floats]],
-    thresholds: tuple[float, ...] = SCORE_THRESHOLDS,
+    thresholds: tuple[float, ...] = PICK_THRESHOLDS,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the limits of each class, and the figures of each class on each unseen cell."""
     tuning = [(cell, maps_of(cell.tomogram)) for cell in map(settings.cell_of, settings.tune_seeds)]
     limits = {
-        name: choose_limits(
+        name: choose_pick_limits(
             [(maps[name], cell.picks_of(name)) for cell, maps in tuning],
             settings.match_radius,
             thresholds,
@@ -215,102 +224,23 @@ def figures_of(score: PicksScore) -> dict[str, float]:
     }
 
 
-def find_picks(score: Floats, limits: PickLimits) -> Points:
-    """Return centroids of the 26-connected components of a thresholded score map.
-
-    Parameters
-    ----------
-    score
-        Float32, zyx.
-    limits
-        Threshold and sizes.
-
-    Returns
-    -------
-    ndarray
-        Float64, (n, 3), zyx voxels.
-
-    Examples
-    --------
-    >>> score = np.zeros((8, 8, 8), np.float32)
-    >>> score[2:5, 2:5, 2:5] = 0.9
-    >>> find_picks(score, PickLimits(0.5, 20, 30)).tolist()
-    [[3.0, 3.0, 3.0]]
-    """
-    sizes, centroids = _components(score, limits.threshold)
-    return centroids[(sizes >= limits.min_size) & (sizes <= limits.max_size)]
-
-
-def choose_limits(
-    scored: Sequence[tuple[Floats, Floats]],
-    match_radius: float,
-    thresholds: tuple[float, ...] = SCORE_THRESHOLDS,
-) -> PickLimits:
-    """Return the limits of the highest mean F1.
-
-    Parameters
-    ----------
-    scored
-        Pairs of a score map (zyx) and its true centres (n, 3).
-    match_radius
-        In voxels.
-    thresholds
-        Those to try.
-
-    Examples
-    --------
-    >>> score = np.zeros((16, 16, 16), np.float32)
-    >>> score[2:6, 2:6, 2:6] = 0.65
-    >>> choose_limits([(score, np.array([[3.5, 3.5, 3.5]]))], 3.0).threshold
-    0.1
-    """
-    best, best_f1 = PickLimits(thresholds[0], MIN_SIZES[0], MAX_SIZES[-1]), -1.0
-    for threshold in thresholds:
-        found = [(*_components(score, threshold), truth) for score, truth in scored]
-        for low, high in itertools.product(MIN_SIZES, MAX_SIZES):
-            scores = [
-                score_picks(centroids[(sizes >= low) & (sizes <= high)], truth, match_radius)
-                for sizes, centroids, truth in found
-            ]
-            f1 = float(np.mean([score.f1 for score in scores]))
-            if f1 > best_f1:
-                best, best_f1 = PickLimits(threshold, low, high), f1
-    return best
-
-
-def _components(score: Floats, threshold: float) -> tuple[Points, Points]:
-    """Return voxel counts and centroids of the components above a threshold."""
-    import cc3d
-
-    table = cc3d.statistics(cc3d.connected_components(score > threshold, connectivity=26))
-    return table["voxel_counts"][1:], table["centroids"][1:]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the model and write it to the path given."""
     parser = argparse.ArgumentParser(description="Train the bundled demonstration model.")
     parser.add_argument("out", type=Path, help="where to write it (.safetensors)")
-    parser.add_argument("--max-seconds", type=float, help="end the training after this time")
-    options = parser.parse_args(arguments)
+    out = parser.parse_args(arguments).out
     settings = DemoSettings()
-    settings = replace(settings, train=replace(settings.train, max_seconds=options.max_seconds))
-    # One thread is as fast as two for such small patches, and far faster on a busy machine.
+    # one thread, so that the same seed gives the same weights
     torch.set_num_threads(1)
-    network, card = train_demo_model(settings, progress=_tell)
-    spacing = settings.cell.voxel_spacing_angstrom
+    network, card = train_demo_model(settings, tell=lambda line: print(line, file=sys.stderr))
     save_model(
-        options.out,
+        out,
         network,
         class_names=PARTICLE_NAMES,
-        voxel_spacing_angstrom=spacing,
+        voxel_spacing_angstrom=settings.cell.voxel_spacing_angstrom,
         card=card,
     )
     sys.stdout.write(json.dumps(card, indent=2) + "\n")
-
-
-def _tell(step: int, loss: float) -> None:
-    if step % 50 == 0:
-        sys.stderr.write(f"step {step}: Dice loss {loss:.3f}\n")
 
 
 if __name__ == "__main__":

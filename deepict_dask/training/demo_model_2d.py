@@ -2,8 +2,8 @@
 
     python -m deepict_dask.training.demo_model_2d OUT.safetensors
 
-1. Make training cells with a mitochondrion and train on their slices, with flips and quarter turns.
-   The cytosol fills most of a cell, so both it and what it leaves are compared.
+1. Write training cells with a mitochondrion as a dataset and train on their slices, with flips and
+   quarter turns. The cytosol fills most of a cell, so cross-entropy counts beside Dice.
 2. Choose threshold and smoothing along z on cells kept for that: the highest mean of two Dice
    coefficients, of the cytosol and of what is not cytosol.
 3. On cells that neither step has seen, and on the cell of ``deepict-dask demo``, measure these, and
@@ -21,10 +21,8 @@ which together are a few hundredths of a volume, it takes for cytosol.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
-import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,23 +34,26 @@ from scipy.ndimage import maximum_filter
 from ..evaluate.picks import score_picks
 from ..models.checkpoint import save_model
 from ..models.registry import loaded_model, loaded_unet3d, resolve_model
-from ..models.unet2d import UNet2D, UNet2DSettings
-from ..segmentation.smoothing import smooth_along_z
 from ..synthetic import CONTEXT_CELL, Cell, CellSettings, make_cell
-from .demo_model import PickLimits, figures_of, find_picks, score_maps
-from .loop import TrainSettings, train_unet2d
-from .patches import standardized
+from .demo_model import figures_of, score_maps, trained_on_cells
+from .score_limits import (
+    PickLimits,
+    choose_mask_limits,
+    dice_coefficients,
+    find_picks,
+    mask_of,
+    whole_scores,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..models.architecture import Network
+    from .score_limits import MaskLimits
+
 __all__ = [
+    "CYTOSOL_RECIPE",
     "ContextSettings",
-    "MaskLimits",
-    "choose_mask_limits",
-    "cytosol_mask",
-    "cytosol_scores",
-    "dice_coefficients",
     "main",
     "picks_in_region",
     "train_context_model",
@@ -62,23 +63,17 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 Points = np.ndarray[Any, np.dtype[np.float64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-Z_SIGMAS = (0.0, 2.0, 4.0, 6.0, 8.0)
-"""In voxels."""
-SLICES_AT_ONCE = 8
-
-
-def _default_training() -> TrainSettings:
-    return TrainSettings(
-        UNet2DSettings(depth=4, initial_features=4),
-        steps=2000,
-        batch_size=4,
-        patch_shape=(1, 192, 192),
-        learning_rate=2e-3,
-        quarter_turns=True,
-        both_sides=True,
-        bfloat16=False,
-    )
+CYTOSOL_RECIPE: dict[str, Any] = {
+    "classes": {"cytosol": {"labels": "cytosol"}},
+    "network": {"kind": "unet2d", "depth": 4, "initial_features": 4},
+    "patches": {"shape": [1, 192, 192], "sampling": "uniform"},
+    "augment": {"flips": True, "quarter_turns": True},
+    "optimizer": {
+        "loss": "dice_cross_entropy", "learning_rate": 2e-3, "schedule": "cosine",
+        "batch_size": 4, "epochs": 20, "steps_per_epoch": 100,
+    },
+}  # fmt: skip
+"""Settings of ``train`` for the cytosol of synthetic cells."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +82,15 @@ class ContextSettings:
 
     cell: CellSettings = CONTEXT_CELL
     """Of every cell but for its seed; its own seed is the demonstration's."""
-    train: TrainSettings = field(default_factory=_default_training)
+    train: dict[str, Any] = field(default_factory=lambda: CYTOSOL_RECIPE)
     train_seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 31, 32, 33, 34, 35, 36)
     tune_seeds: tuple[int, ...] = (11, 12)
     held_out_seeds: tuple[int, ...] = (21, 22)
     particle_model: str = "demo_ribosome_fas"
     """A 3D model whose card recommends limits of picks."""
-    contact_distance: int = 2
-    """Farthest a pick may lie from the cytosol found, in voxels (chessboard)."""
+    contact_distance: int = 4
+    """Farthest a pick may lie from the cytosol found, in voxels (chessboard): half the radius of a
+    particle, for a mask and a centroid are both a little off."""
     match_radius: float = 10.0
     """Farthest a pick may lie from its particle, in voxels."""
 
@@ -103,133 +99,40 @@ class ContextSettings:
         return make_cell(replace(self.cell, seed=seed))
 
 
-@dataclass(frozen=True)
-class MaskLimits:
-    """How scores become a mask: smoothed along z, then above a threshold."""
-
-    threshold: float
-    z_sigma: float
-
-
 def train_context_model(
-    settings: ContextSettings, *, progress: Callable[[int, float], None] | None = None
-) -> tuple[UNet2D, dict[str, Any]]:
+    settings: ContextSettings, *, tell: Callable[[str], None] = lambda _: None
+) -> tuple[Network, dict[str, Any]]:
     """Train, choose limits and measure.
 
     Parameters
     ----------
     settings
         Cells, training and seeds.
-    progress
-        As in `train_unet2d`.
+    tell
+        Receives a line for each epoch.
 
     Returns
     -------
-    network : UNet2D
+    network
         In evaluation mode, one channel: the cytosol.
     card : dict
         JSON: how it was made, the recommended limits, and the figures.
     """
-    losses: list[float] = []
-
-    def note(step: int, loss: float) -> None:
-        losses.append(loss)
-        if progress is not None:
-            progress(step, loss)
-
-    begin = time.monotonic()
-    network = _train(settings, note)
-    seconds = time.monotonic() - begin
+    cells = map(settings.cell_of, settings.train_seeds)
+    network, card = trained_on_cells(settings.train, cells, tell=tell)
     tuning = [settings.cell_of(seed) for seed in settings.tune_seeds]
     limits = choose_mask_limits(
-        [(cytosol_scores(network, cell.tomogram), cell.cytosol > 0) for cell in tuning]
+        [(whole_scores(network, cell.tomogram)[0], cell.cytosol > 0) for cell in tuning]
     )
     seeds = (settings.cell.seed, *settings.held_out_seeds)
-    card: dict[str, Any] = {
+    card |= {
         "about": "Trained on synthetic cells only: for demonstrations and tests, not for data.",
         "made_by": "python -m deepict_dask.training.demo_model_2d",
         "settings": asdict(settings),
-        "training_seconds": round(seconds),
-        "training_steps": len(losses),
-        "final_dice_loss": round(float(np.mean(losses[-100:])), 4),
         "recommended": {"cytosol": asdict(limits)},
         "figures": {f"seed {seed}": _figures(network, limits, settings, seed) for seed in seeds},
     }
     return network, card
-
-
-def _train(settings: ContextSettings, progress: Callable[[int, float], None]) -> UNet2D:
-    tomograms, targets = [], []
-    for seed in settings.train_seeds:
-        cell = settings.cell_of(seed)
-        tomograms.append(cell.tomogram)
-        targets.append(cell.cytosol[None])
-    return train_unet2d(tomograms, targets, settings.train, progress=progress)
-
-
-def cytosol_scores(network: UNet2D, tomogram: Floats) -> Floats:
-    """Return the float32 scores of a small tomogram, zyx, each slice predicted whole."""
-    slices = torch.from_numpy(standardized(tomogram))[:, None]
-    with torch.inference_mode():
-        logits = torch.cat([network(part)[:, 0] for part in slices.split(SLICES_AT_ONCE)])
-    return torch.sigmoid(logits).numpy()
-
-
-def cytosol_mask(scores: Floats, limits: MaskLimits) -> Bools:
-    """Return where smoothed scores are above the threshold.
-
-    Examples
-    --------
-    >>> scores = np.zeros((5, 1, 1), np.float32)
-    >>> scores[2] = 1
-    >>> cytosol_mask(scores, MaskLimits(threshold=0.2, z_sigma=1.0))[:, 0, 0].tolist()
-    [False, True, True, True, False]
-    """
-    smoothed = scores.copy()
-    if limits.z_sigma:
-        smooth_along_z(smoothed, limits.z_sigma)
-    found: Bools = smoothed > limits.threshold
-    return found
-
-
-def dice_coefficients(found: Bools, true: Bools) -> tuple[float, float]:
-    """Return the Dice coefficients of what is inside and of what is outside.
-
-    Examples
-    --------
-    >>> dice_coefficients(np.array([True, True, False]), np.array([True, False, False]))
-    (0.6666666666666666, 0.6666666666666666)
-    """
-    inside, outside = (
-        2 * int((a & b).sum()) / max(1, int(a.sum()) + int(b.sum()))
-        for a, b in ((found, true), (~found, ~true))
-    )
-    return inside, outside
-
-
-def choose_mask_limits(scored: Sequence[tuple[Floats, Bools]]) -> MaskLimits:
-    """Return the limits of the highest mean of all Dice coefficients.
-
-    Parameters
-    ----------
-    scored
-        Pairs of scores and truth, both zyx.
-
-    Examples
-    --------
-    >>> scores = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
-    >>> choose_mask_limits([(scores, scores > 0.6)])
-    MaskLimits(threshold=0.6, z_sigma=0.0)
-    """
-    best, highest = MaskLimits(THRESHOLDS[0], Z_SIGMAS[0]), -1.0
-    for threshold, z_sigma in itertools.product(THRESHOLDS, Z_SIGMAS):
-        limits = MaskLimits(threshold, z_sigma)
-        mean = float(
-            np.mean([dice_coefficients(cytosol_mask(scores, limits), t) for scores, t in scored])
-        )
-        if mean > highest:
-            best, highest = limits, mean
-    return best
 
 
 def picks_in_region(points: Points, mask: Bools, distance: int) -> Points:
@@ -247,11 +150,11 @@ def picks_in_region(points: Points, mask: Bools, distance: int) -> Points:
 
 
 def _figures(
-    network: UNet2D, limits: MaskLimits, settings: ContextSettings, seed: int
+    network: Network, limits: MaskLimits, settings: ContextSettings, seed: int
 ) -> dict[str, Any]:
     """Measure the mask of one cell, and the picks alone and with context."""
     cell = settings.cell_of(seed)
-    mask = cytosol_mask(cytosol_scores(network, cell.tomogram), limits)
+    mask = mask_of(whole_scores(network, cell.tomogram)[0], limits)
     inside, outside = dice_coefficients(mask, cell.cytosol > 0)
     path = resolve_model(settings.particle_model)
     maps = score_maps(loaded_unet3d(path), cell.tomogram)
@@ -277,17 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = ContextSettings()
     # one thread, so that the same seed gives the same weights
     torch.set_num_threads(1)
-    network, card = train_context_model(settings, progress=_tell)
+    network, card = train_context_model(settings, tell=lambda line: print(line, file=sys.stderr))
     spacing = settings.cell.voxel_spacing_angstrom
     save_model(
         options.out, network, class_names=("cytosol",), voxel_spacing_angstrom=spacing, card=card
     )
     sys.stdout.write(json.dumps(card, indent=2) + "\n")
-
-
-def _tell(step: int, loss: float) -> None:
-    if step % 50 == 0:
-        sys.stderr.write(f"step {step}: Dice loss {loss:.3f}\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Work on particle lists alone."""

@@ -1,0 +1,1 @@
+"""Turn scores into clusters and picks, by connected components or by other methods."""

@@ -1,0 +1,172 @@
+"""A stored score map or label volume to picks, by mean shift or mean-pooling suppression.
+
+Opening, lists and record are here; the methods are in `mean_shift` and `mean_pool`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from ...engine import StagedOutput, fingerprint, request_key
+from ...io.picks import write_picks
+from ...io.picks_table import by_falling_score
+from ...particles.class_labels import ClassLabels
+from ...particles.deepetpicker_compat import TileSearch
+from ...particles.mean_pool_nms import MeanPoolReduction, MeanPoolSettings
+from ...particles.mean_shift import ModeReduction
+from ..session import measure_statistics
+from .mean_pool import mean_pool_picks
+from .mean_shift import mean_shift_picks
+from .method_sources import MethodSources, method_grid
+from .nothing import warn_of_nothing
+from .outputs import PickReport, versions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from ...config import PickSettings
+    from ...core.geometry import Vec
+    from ...core.ops import TreeReduction
+    from ...core.volume import VolumeHeader
+    from ..session import Session
+
+__all__ = ["finish_lists", "frame_of", "pick_by_method", "plan_method"]
+
+log = logging.getLogger("deepict_dask")
+_METHODS = {"mean-shift": mean_shift_picks, "mp-nms": mean_pool_picks}
+
+
+def pick_by_method(
+    session: Session,
+    score: Path,
+    target: Path,
+    settings: PickSettings,
+    *,
+    tomogram_name: str | None = None,
+) -> PickReport:
+    """Turn a score map or a label volume into particle lists.
+
+    Parameters
+    ----------
+    session
+        Workers and wishes.
+    score
+        Score map, of one class or several (softmax, a class ``background`` is left out), or a
+        volume of whole numbers: with mean shift its labels are the classes.
+    target
+        Folder to make: ``picks.star``, ``picks.csv``, ``motl.csv``, ``run.json``.
+    settings
+        With a method other than ``components``.
+    tomogram_name
+        Name in the STAR file; the folder's by default.
+
+    Raises
+    ------
+    ConfigError
+        The method is another one, or a setting does not fit the volume.
+    VoxelValueError
+        Scores are NaN, or labels are no labels.
+    BudgetError
+        A task would need more memory than a worker has.
+    OutputExistsError
+        The folder exists.
+    """
+    started = datetime.now(UTC)
+    score = score.absolute()
+    request = {
+        "job": "pick", "input": fingerprint(score), "settings": settings.model_dump(mode="json"),
+        "spacing": session.voxel_spacing_angstrom,
+    }  # fmt: skip
+    key = request_key(request)
+    with StagedOutput(target, key, overwrite=session.overwrite) as staged:
+        scratch = staged.folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        job = MethodSources.open(session, score, scratch, settings)
+        picks = _METHODS[settings.method](job)
+        if len(picks) == 0:
+            found = measure_statistics(session, job.sources[0], name="score range")
+            warn_of_nothing(str(score), found, settings, n_clusters=0)
+        finish_lists(
+            staged.folder, picks, job.header, tomogram_name or target.name,
+            inputs={"score": str(score)}, request={**request, "key": key}, started=started,
+        )  # fmt: skip
+        shutil.rmtree(scratch)
+        staged.commit()
+    return PickReport(target, len(picks))
+
+
+def plan_method(settings: PickSettings, shape: Vec, chunks: Vec, n_sources: int) -> tuple[int, int]:
+    """Return how many blocks a method has for a score map, and the bytes of one.
+
+    Parameters
+    ----------
+    settings
+        With a method other than ``components``.
+    shape, chunks
+        Of the score map, zyx.
+    n_sources
+        Classes of the score map; 1 for a label volume.
+    """
+    if settings.method == "mean-shift":
+        labels = ClassLabels(bytes_per_voxel=4 * n_sources + 12)
+        op: TreeReduction[Any, Any] = ModeReduction(shape, labels, settings.bandwidth or 1.0)
+    else:
+        rules = MeanPoolSettings.of_diameters(settings.diameters)
+        if settings.compat:
+            search = TileSearch(shape, rules)
+            return search.n_tiles, search.bytes_needed
+        op = MeanPoolReduction(rules)
+    grid = method_grid(op, shape, chunks)
+    return grid.n_blocks, op.bytes_needed(grid.window_shape)
+
+
+def frame_of(header: VolumeHeader, name: str) -> dict[str, Any]:
+    """Return what the writers of lists want to know of a tomogram."""
+    return {
+        "voxel_spacing_angstrom": header.voxel_spacing_angstrom,
+        "tomogram_shape": header.shape,
+        "tomogram_name": name,
+    }
+
+
+def finish_lists(
+    folder: Path,
+    picks: pd.DataFrame,
+    header: VolumeHeader,
+    name: str,
+    *,
+    inputs: dict[str, str],
+    request: dict[str, Any],
+    started: datetime,
+    **counts: int,
+) -> None:
+    """Write the particle lists (picks.csv by falling score, the others by label) and the record."""
+    _write_lists(folder, picks, header, name)
+    record = {
+        "versions": versions(), "inputs": inputs, "request": request, "n_picks": len(picks),
+        **counts,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+
+
+def _write_lists(folder: Path, picks: pd.DataFrame, header: VolumeHeader, name: str) -> None:
+    """Write the particle lists."""
+    frame = frame_of(header, name)
+    write_picks(by_falling_score(picks), folder / "picks.csv", **frame)
+    write_picks(picks, folder / "motl.csv", **frame)
+    if header.voxel_spacing_angstrom is None:
+        log.warning(
+            "%s: no voxel spacing is known, so picks.star (in Å) is not written; "
+            "give --voxel-spacing-angstrom", name,
+        )  # fmt: skip
+    else:
+        write_picks(picks, folder / "picks.star", **frame)

@@ -1,0 +1,113 @@
+"""The files of a pick folder that are not volumes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from ...io.parquet import write_parquet
+from ...io.picks import write_pick_batches
+from ...io.picks_table import TomogramFrame
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ...config import PickSettings
+    from ...core.volume import VolumeHeader
+    from .clusters import ClusterTables
+
+__all__ = ["PickReport", "write_tables"]
+
+log = logging.getLogger("deepict_dask")
+
+
+@dataclass(frozen=True)
+class PickReport:
+    """What a pick job made."""
+
+    folder: Path
+    n_picks: int
+
+
+def write_tables(
+    folder: Path,
+    tables: ClusterTables,
+    header: VolumeHeader,
+    settings: PickSettings,
+    *,
+    request: dict[str, Any],
+    tomogram_name: str,
+    inputs: dict[str, Any],
+    started: datetime,
+) -> PickReport:
+    """Write the cluster table, the particle lists and the record of the run.
+
+    Parameters
+    ----------
+    folder
+        Where to; files of the same names are replaced.
+    tables
+        Clusters and picks.
+    header
+        Of the score map: shape and spacing turn voxels into Å in the STAR file.
+    settings
+        How the picks were made.
+    request
+        What was asked for, with its key.
+    tomogram_name
+        Name in the STAR file.
+    inputs
+        Paths of the inputs, for the record.
+    started
+        When the job began, for the record.
+    """
+    n_picks = write_parquet(tables.cluster_tables(), folder / "clusters.parquet")
+    frame = TomogramFrame(
+        voxel_spacing_angstrom=header.voxel_spacing_angstrom,
+        shape=header.shape,
+        name=tomogram_name,
+    )
+    write_pick_batches(tables.picks_by_falling_score(), folder / "picks.csv", frame)
+    motl = "motl-deepict" if settings.compat else None
+    write_pick_batches(tables.picks(), folder / "motl.csv", frame, file_format=motl)
+    if header.voxel_spacing_angstrom is None:
+        log.warning(
+            "%s: no voxel spacing is known, so picks.star (in Å) is not written; "
+            "give --voxel-spacing-angstrom", tomogram_name,
+        )  # fmt: skip
+    else:
+        write_pick_batches(tables.picks(), folder / "picks.star", frame)
+    record = {
+        "versions": versions(),
+        "inputs": inputs,
+        "request": request,
+        "n_picks": n_picks,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (folder / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+    return PickReport(folder, n_picks)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that shape a result.
+
+    Examples
+    --------
+    >>> "numpy" in versions()
+    True
+    """
+    return {"python": platform.python_version(), **_installed()}
+
+
+@cache
+def _installed() -> dict[str, str]:
+    """Return the versions of libraries: they are read from disk, 3 ms for each folder of picks."""
+    names = ("deepict-dask", "numpy", "scipy", "zarr", "dask", "connected-components-3d", "torch")
+    return {name: version(name) for name in names}

@@ -1,0 +1,1 @@
+"""What a run over a dataset notes, and what is read from it later."""

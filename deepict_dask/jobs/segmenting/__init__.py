@@ -1,0 +1,1 @@
+"""Run networks over a tomogram: score maps out."""

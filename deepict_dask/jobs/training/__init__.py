@@ -1,0 +1,1 @@
+"""Train networks, one or many, here or on a cluster."""

@@ -1,0 +1,50 @@
+"""Does the record of a tomogram's outputs tell what is whole, whenever a run is killed?"""
+
+from __future__ import annotations
+
+import pytest
+
+from deepict_dask.jobs.runs.stage_record import StageRecord
+
+
+@pytest.fixture
+def record(tmp_path):
+    return StageRecord(tmp_path)
+
+
+def test_what_is_promised_answers_once_it_has_its_name(record, tmp_path):
+    """A kill between the naming of an output and the note that it is finished repeats nothing."""
+    record.promise("scores.zarr", "key")
+    assert not record.answers("scores.zarr", "key")
+    assert record.outputs() == []
+    (tmp_path / "scores.zarr").mkdir()
+    assert record.answers("scores.zarr", "key")
+    assert not record.answers("scores.zarr", "another")
+
+
+def test_an_output_of_another_request_does_not_answer_what_will_replace_it(record, tmp_path):
+    (tmp_path / "scores.zarr").mkdir()
+    record.note("scores.zarr", "old")
+    record.promise("scores.zarr", "new")
+    assert not record.answers("scores.zarr", "new")
+    record.note("scores.zarr", "new")
+    assert record.answers("scores.zarr", "new")
+
+
+def test_a_promise_is_told_to_nobody(tmp_path):
+    told: list[str] = []
+    record = StageRecord(tmp_path, told.append)
+    record.promise("picks", "key")
+    assert told == []
+    record.note("picks", "key")
+    assert told == ["picks"]
+
+
+def test_a_kept_promise_is_not_written_again(record, tmp_path):
+    """A kill after an output has its name finds no file half written beside it."""
+    record.promise("picks", "key")
+    (tmp_path / "picks").mkdir()
+    before = (tmp_path / "stages.json").stat()
+    record.note("picks", "key")
+    after = (tmp_path / "stages.json").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
