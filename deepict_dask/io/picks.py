@@ -27,7 +27,7 @@ from .motl import (
     motl_from_text,
 )
 from .orientation import ANGLES
-from .picks_csv import dump_picks_csv, picks_csv_pieces, picks_from_text
+from .picks_csv import dump_picks_csv, picks_csv_pieces, picks_from_text, read_list_text
 from .picks_formats.copick import dump_copick, load_copick
 from .picks_formats.deepetpicker import dump_box, dump_coords, load_box, load_coords
 from .picks_formats.deepfinder import (
@@ -42,7 +42,6 @@ from .picks_formats.portal import dump_portal, load_portal
 from .picks_table import TomogramFrame, loses_class_names, of_tomogram, warn_of_strays
 from .replace import replace_file
 from .star import dump_star, load_star, star_pieces
-from .text_table import read_text_table
 
 if TYPE_CHECKING:
     import os
@@ -79,7 +78,7 @@ class PicksFormat:
 
 def _load_text(path: Path, _frame: TomogramFrame) -> pd.DataFrame:
     """Read a picks.csv, a list of 3 or 4 columns, or a motl of 20."""
-    table = read_text_table(path)
+    table = read_list_text(path)
     motl = table.n_columns == N_MOTL_COLUMNS and not table.has_header
     return motl_from_text(table) if motl else picks_from_text(table)
 

@@ -40,9 +40,12 @@ __all__ = [
     "parsed_cells",
     "picks_csv_pieces",
     "picks_from_text",
+    "read_list_text",
 ]
 
 _HEADERLESS = {3: ("x", "y", "z"), 4: ("score", "x", "y", "z")}
+_FILAMENT = "Filament ID"
+"""A column of DeePiCt's lists of filaments."""
 _NAMES = ("tomogram_name", "class_name")
 """Columns of text, whatever the cells look like: a tomogram "007" keeps its name."""
 _FIRST = ("score", "x", "y", "z", "n_voxels", "label", "class_name")
@@ -129,12 +132,45 @@ def _names_of(table: TextTable) -> Sequence[str]:
             f"{table.path}: expected a header that names x, y and z once, found {names}; "
             "rename the columns"
         )
-    if "Filament ID" in names:
-        raise PicksFormatError(
-            f"{table.path}: this is a filament list, whose positions are in Å; "
-            "expected voxels; convert it first"
-        )
+    if _FILAMENT in names:
+        raise _no_filaments(table.path)
     return names
+
+
+def _no_filaments(path: Path) -> PicksFormatError:
+    return PicksFormatError(
+        f"{path}: expected positions in voxels, found DeePiCt's list of filaments, whose positions "
+        "are in Å; `deepict-dask filaments MASK OUT` makes picks along the filaments of a mask"
+    )
+
+
+def read_list_text(path: Path) -> TextTable:
+    r"""Read the rows of a list, as `read_text_table` does.
+
+    DeePiCt's lists of filaments have a cell more in each row than in the header; they are refused
+    for what they are, not for that.
+
+    Raises
+    ------
+    PicksFormatError
+        Where the rows differ in length, or the file is a list of filaments.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "list.csv")
+    ...     _ = path.write_text("110,60,88\n")
+    ...     read_list_text(path).n_columns
+    3
+    """
+    try:
+        return read_text_table(path)
+    except PicksFormatError:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if _FILAMENT in file.readline():
+                raise _no_filaments(path) from None
+        raise
 
 
 def parsed_cells(cells: list[str]) -> Any:

@@ -61,6 +61,11 @@ _log = logging.getLogger(__name__)
 _SUBTOMOGRAM_ANGLES = tuple(f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi"))
 _SCORES = ("rlnAutopickFigureOfMerit", "rlnLCCmax", "ptmLCCmax")
 _CELL = re.compile(r"""\"[^\"]*\"|'[^']*'|[^\s#]\S*""")
+_OTHER_FILES = {
+    "rlnTomoHand": " of tomograms or tilt series",
+    "rlnTomoNominalStageTiltAngle": " of the images of a tilt series",
+}
+"""What a STAR file without particles is, by a column; the first that is there tells."""
 _RENAMED = {"rlnClassNumber": "class_number"}
 _TEXT_COLUMNS = [
     *TOMOGRAM_NAMES, "rlnTomoParticleName", "rlnOpticsGroupName", "class_name", "tomogram_name",
@@ -187,9 +192,11 @@ def _particles(blocks: Mapping[str, pd.DataFrame], path: Path) -> pd.DataFrame:
         for block in blocks.values():
             if set(names) <= set(block.columns):
                 return block.reset_index(drop=True)
+    columns = {name for block in blocks.values() for name in block.columns}
+    kind = next((kind for name, kind in _OTHER_FILES.items() if name in columns), "")
     raise PicksFormatError(
         f"{path}: expected a block with {CENTRED[0]} or {UNBINNED[0]}, "
-        f"found blocks {sorted(blocks)}; give a particles file"
+        f"found blocks {sorted(blocks)}{kind}; give a particles file"
     )
 
 

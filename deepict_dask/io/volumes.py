@@ -303,7 +303,9 @@ def _kind_inside(plain: Path, place: Path, promised: str) -> str:
         head = file.read(1024)
     for magic, meaning in FOREIGN.items():
         if head.startswith(magic):
-            raise VolumeFormatError(f"{place}: not a volume that can be read but {meaning}")
+            raise VolumeFormatError(
+                f"{place}: not a volume that can be read but {meaning}{_as_a_list(place)}"
+            )
     if head.startswith(TIFF_MAGIC):
         return "tiff"
     if promised in {"mrc", "em"}:
@@ -313,4 +315,15 @@ def _kind_inside(plain: Path, place: Path, promised: str) -> str:
     known = " ".join(end for ends in ENDINGS.values() for end in ends)
     raise VolumeFormatError(
         f"{place}: no format is known for this ending or these first bytes; known: {known}"
+        f"{_as_a_list(place)}"
     )
+
+
+def _as_a_list(place: Path) -> str:
+    """Say how a file is read whose ending is one of particle lists; nothing for other endings."""
+    from .picks import FORMATS
+
+    ending = Path(plain_name(place)).suffix.lower()
+    if not any(ending in kind.endings for kind in FORMATS.values()):
+        return ""
+    return f". {ending} is an ending of particle lists: `deepict-dask picks convert` reads these"

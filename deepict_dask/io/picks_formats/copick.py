@@ -84,6 +84,11 @@ def _file(path: Path) -> dict[str, Any]:
             "picks of copick"
         ) from error
     data = parse_json(text, str(path))
+    if isinstance(data, dict) and "annotation_object" in data:
+        raise PicksFormatError(
+            f"{path}: expected picks of copick, found what the CryoET Data Portal says about an "
+            f"annotation; its points are in {_portal_points(data)}, give that file"
+        )
     if not isinstance(data, dict) or not isinstance(data.get("points", 0), list | None):
         raise PicksFormatError(
             f"{path}: expected picks of copick, with a list of points, found other JSON; give a "
@@ -93,6 +98,14 @@ def _file(path: Path) -> dict[str, Any]:
     if unit != "angstrom":
         raise PicksFormatError(f"{path}: expected the unit angstrom, found {unit!r}; convert it")
     return data
+
+
+def _portal_points(data: Mapping[str, Any]) -> str:
+    """Name the .ndjson file of an annotation of the CryoET Data Portal, as its metadata do."""
+    files = data.get("files")
+    entries = [each for each in files if isinstance(each, dict)] if isinstance(files, list) else []
+    names = (str(each.get("path", "")).rpartition("/")[2] for each in entries)
+    return next((name for name in names if name.endswith(".ndjson")), "an .ndjson file beside it")
 
 
 def _spacing(data: Mapping[str, Any], path: Path) -> float | None:
