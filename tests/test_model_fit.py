@@ -249,6 +249,15 @@ def test_a_run_tells_it_of_each_tomogram_once_and_writes_it_down(
     shown = CliRunner().invoke(app, ["status", str(config.output), "--json"])
     found = json.loads(shown.output)["tomograms"]
     assert [one["warnings"] for one in found] == [[said[1]], [], [said[0]]]
+    lines = CliRunner().invoke(app, ["status", str(config.output)]).output.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == [
+        "raw",
+        "warning:",
+        "equalized",
+        "half",
+        "warning:",
+    ]
+    assert [line.partition(": ")[2] for line in lines if "warning:" in line] == said[::-1]
     pages = [page.read_text() for page in config.output.rglob("*.html")]
     assert sum(page.count(TOLD) for page in pages) == 1
 

@@ -156,17 +156,18 @@ def _windows(partial: Path) -> tuple[int | None, int | None]:
 
 
 def status_lines(status: RunStatus) -> Iterator[str]:
-    """Yield the status for people: the driver, the counts, a line for each tomogram.
+    """Yield the status for people: the driver, the counts, each tomogram with its warnings.
 
     Examples
     --------
     >>> one = OutputStatus("scores_a.zarr", "running", 3, 8)
-    >>> tomogram = TomogramStatus("TS_1", "running", (one,), {}, None, "")
+    >>> tomogram = TomogramStatus("TS_1", "running", (one,), {}, None, "", ("its spacing is odd",))
     >>> for line in status_lines(RunStatus({"started": "2026-01-01"}, None, (tomogram,))):
     ...     print(line)
     nobody works here now; the last run began 2026-01-01
     1 tomogram: 1 running
     TS_1  running  scores_a.zarr running 3 of 8 windows
+      warning: its spacing is odd
     """
     began = status.plan.get("started", "at an unknown time")
     if status.driver is None:
@@ -181,6 +182,8 @@ def status_lines(status: RunStatus) -> Iterator[str]:
     width = max((len(one.tomogram) for one in status.tomograms), default=0)
     for one in status.tomograms:
         yield f"{one.tomogram:<{width}}  {one.state}  {_details(one)}".rstrip()
+        for text in one.warnings:
+            yield f"  warning: {text}"
 
 
 def _details(one: TomogramStatus) -> str:
