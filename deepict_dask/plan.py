@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from .core.geometry import Grid, as_vec
 from .engine import ClusterSettings, beside_torch, check_budget
 from .engine.budget import format_bytes
-from .engine.cluster import plan_workers
 from .engine.spectral_plan import plan_spectral
 from .io.dataset import TomogramEntry, list_tomograms
 from .io.volumes import open_volume
 from .jobs.equalize import plan_equalize
 from .jobs.particle_lists.check import is_from_tiles
 from .jobs.picking.pick import label_grid
+from .jobs.place import planned_place
 from .jobs.polish import smoothing_grid
 from .jobs.segmenting.chosen_model import choose_model, class_names_of, is_2d, is_unet3d
 from .jobs.segmenting.model_fit import misfits, sampled_amplitude
@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from .core.geometry import Vec
     from .core.ops import ChunkOp
     from .core.volume import VolumeReader
+    from .jobs.place import PlannedPlace
     from .segmentation.joint import JointSegmentOp
+    from .segmentation.window_choice import DeviceOp
 
 __all__ = ["plan_run", "remove_results"]
 
@@ -74,17 +76,18 @@ def plan_run(
     warn_of_models(config)
     where = config.cluster
     settings = ClusterSettings(where.kind, workers or where.workers, memory or where.memory)
-    n, each = plan_workers(settings)
-    lines = [f"plan: {len(entries)} tomograms on {n} workers of {format_bytes(each)}"]
+    place = planned_place(settings, where.device)
+    lines = place.lines(f"{len(entries)} tomograms")
     for entry in entries:
-        lines += _plan_one(config, entry, each, many=are_many(len(entries)))
+        lines += _plan_one(config, entry, place, many=are_many(len(entries)))
     return lines
 
 
 def _plan_one(
-    config: RunConfig, entry: TomogramEntry, worker_bytes: int, *, many: bool
+    config: RunConfig, entry: TomogramEntry, place: PlannedPlace, *, many: bool
 ) -> list[str]:
     """Plan the stages of one tomogram."""
+    worker_bytes = place.worker_bytes
     with tempfile.TemporaryDirectory(prefix="deepict-dask-") as scratch:
         spacing = config.voxel_spacing_angstrom or entry.voxel_spacing_angstrom
         reader = open_volume(entry.path, scratch=scratch, voxel_spacing_angstrom=spacing)
@@ -94,12 +97,12 @@ def _plan_one(
     lines = [f"{entry.name}: {shape} voxels (zyx) of {header.voxel_spacing_angstrom:.4g} Å"]
     light_bytes = beside_torch(worker_bytes)  # for stages without a network
     if config.equalize is not None:
-        op = plan_equalize(config.equalize, reader)
-        plan = plan_spectral(op, shape, config.chunks, light_bytes)
+        op = plan_equalize(config.equalize, reader, place.device)
+        plan = plan_spectral(op, shape, config.chunks, beside_torch(place.network_bytes))
         blocks = 1 if plan.layout is None else plan.layout.rows.n_blocks
         disk = map_bytes + plan.scratch_bytes
         lines.append(_line(EQUALIZED, blocks, plan.n_tasks, plan.task_bytes, disk) + f", {plan}")
-    lines += _plan_models(config, shape, worker_bytes, many=many)
+    lines += _plan_models(config, shape, place, many=many)
     for region in config.regions:
         if is_mask_at_once(config, region):
             model, name = model_of_region(region), region_mask_of(region)
@@ -120,7 +123,7 @@ def _plan_one(
             needed, n = reduction.bytes_needed(grid.window_shape), grid.n_blocks
             lines.append(_line(name, n, 3 * n, needed, map_bytes // 4))
     if predicted:
-        lines.append(_plan_one_pass(predicted, config.chunks, shape, worker_bytes, many=many))
+        lines.append(_plan_one_pass(predicted, config.chunks, shape, place, many=many))
     return lines
 
 
@@ -157,48 +160,78 @@ def _plan_one_pass(
     sections: list[tuple[str, SegmentSettings, LabelReduction]],
     chunks: Vec,
     shape: Vec,
-    worker_bytes: int,
+    place: PlannedPlace,
     *,
     many: bool,
 ) -> str:
     """Plan the folders of picks that are made without a stored score map."""
     from .jobs.picking.predict_and_label import LabelledChannel, PredictAndLabel
 
-    op = _joint_op([model for _, model, _ in sections])
+    op = _joint_op([model for _, model, _ in sections], place.device)
     channels = tuple(LabelledChannel(0, label) for _, _, label in sections)
     chunk = as_vec([min(c, n) for c, n in zip(chunks, shape, strict=True)])
     both = PredictAndLabel(op, channels, chunk)
-    grid = choose_grid(both, shape, chunks, worker_bytes, many_tomograms=many)
     names = ", ".join(name for name, _, _ in sections)
-    needed = both.bytes_of(grid)
-    tasks = grid.n_blocks * (1 + len(sections))
     disk = 2 * math.prod(shape) * len(sections)
-    window = " x ".join(map(str, grid.window_shape))
-    return _line(names, grid.n_blocks, tasks, needed, disk) + f", in one pass, windows of {window}"
+    return _plan_3d(
+        names, both, place, shape=shape, chunks=chunks, disk=disk, many=many,
+        n_passes=1 + len(sections), how="in one pass, ",
+    )  # fmt: skip
 
 
-def _plan_models(config: RunConfig, shape: Vec, worker_bytes: int, *, many: bool) -> list[str]:
+def _plan_models(config: RunConfig, shape: Vec, place: PlannedPlace, *, many: bool) -> list[str]:
     """Plan all score maps: DeePiCt's 3D models share their windows, others have their own."""
     models = stored_models(config)
     solid = [settings for settings in models if is_unet3d(settings.model)]
     lines = [
         (_plan_slices if is_2d(settings.model) else _plan_tiles)(
-            settings, config.chunks, shape, worker_bytes
+            settings, config.chunks, shape, place.worker_bytes
         )
         for settings in models
         if settings not in solid
     ]
     if solid:
-        op = _joint_op(solid)
-        grid = choose_grid(op, shape, config.chunks, worker_bytes, many_tomograms=many)
+        op = _joint_op(solid, place.device)
         names = ", ".join(score_map_of(settings) for settings in solid)
-        lines.append(_plan_windows(names, op, grid, 4 * op.n_classes * math.prod(shape)))
+        disk = 4 * op.n_classes * math.prod(shape)
+        chunks = config.chunks
+        lines.append(_plan_3d(names, op, place, shape=shape, chunks=chunks, disk=disk, many=many))
     return lines
 
 
-def _joint_op(models: list[SegmentSettings]) -> JointSegmentOp:
+def _joint_op(models: list[SegmentSettings], device: str) -> JointSegmentOp:
     """Return the op of several 3D models, which says what windows need."""
-    return joint_op({settings: choose_model(settings, "cpu") for settings in models}, "cpu")
+    return joint_op({settings: choose_model(settings, "cpu") for settings in models}, device)
+
+
+def _plan_3d(
+    name: str, op: DeviceOp, place: PlannedPlace, *, shape: Vec, chunks: Vec, disk: int,
+    many: bool, n_passes: int = 1, how: str = "",
+) -> str:  # fmt: skip
+    """Say how 3D networks go over a tomogram, in the memory of a worker and of its GPU.
+
+    Of a GPU that is not known here the least and the most are said: windows of a chunk, and one.
+    """
+    free = 0 if place.is_unknown else place.device_bytes
+    grid = choose_grid(
+        op, shape, chunks, place.network_bytes, many_tomograms=many, device_bytes=free
+    )
+    if place.is_unknown:
+        whole = Grid(shape, shape, op.halo, op.align, one_shape=True)
+        return (
+            f"  {name}: {how}windows by the GPU's free memory: one of "
+            f"{_by(whole.window_shape)} holds {format_bytes(op.device_bytes_of(whole))} of it, "
+            f"each of {grid.n_blocks} of {_by(grid.window_shape)} holds "
+            f"{format_bytes(op.device_bytes_of(grid))}, up to {format_bytes(disk)} on disk"
+        )
+    n = grid.n_blocks
+    line = _line(name, n, n_passes * n, op.bytes_of(grid), disk)
+    line += f", {how}windows of {_by(grid.window_shape)}"
+    if free is None:
+        return line
+    held = op.device_bytes_of(grid)
+    halved = "" if held <= free else ", more than may be planned with: halved as they come"
+    return f"{line}, {format_bytes(held)} of the GPU each{halved}"
 
 
 def _plan_slices(
@@ -233,9 +266,13 @@ def _plan_tiles(settings: SegmentSettings, chunks: Vec, shape: Vec, worker_bytes
 
 def _plan_windows(name: str, op: ChunkOp, grid: Grid, disk: int) -> str:
     """Say how a network goes over a tomogram."""
-    window = " x ".join(map(str, grid.window_shape))
     needed = op.bytes_needed(grid.window_shape)
-    return _line(name, grid.n_blocks, grid.n_blocks, needed, disk) + f", windows of {window}"
+    line = _line(name, grid.n_blocks, grid.n_blocks, needed, disk)
+    return f"{line}, windows of {_by(grid.window_shape)}"
+
+
+def _by(shape: Vec) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _plan_mask(region: RegionSettings, chunks: Vec, shape: Vec, worker_bytes: int) -> str:

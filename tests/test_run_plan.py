@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
+import standin_cupy
 import yaml
 from dataset_scenes import write_network, write_tomogram, write_yaml
 from typer.testing import CliRunner
 
+from deepict_dask.backend import device as devices
 from deepict_dask.cli import app
+from deepict_dask.config import SegmentSettings
 from deepict_dask.core.errors import BudgetError, ConfigError
+from deepict_dask.core.geometry import Grid
+from deepict_dask.engine import ClusterSettings
+from deepict_dask.engine.budget import format_bytes
+from deepict_dask.engine.gpu_workers import plan_gpu_workers
+from deepict_dask.jobs.place import planned_place
+from deepict_dask.jobs.segmenting.chosen_model import choose_model
+from deepict_dask.jobs.segmenting.windows import choose_grid, joint_op
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +95,125 @@ def test_a_profile_whose_workers_are_too_small_is_refused_before_any_job(config,
 def test_a_profile_that_is_not_there_is_refused(config):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         planned(config, "--cluster", "slurm:nowhere.yaml")
+
+
+# -- GPUs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _forget_the_choice():
+    """Let `auto` look for a GPU in each test."""
+    devices._choose.cache_clear()
+    yield
+    devices._choose.cache_clear()
+
+
+def on_device(config, device, **more):
+    values = yaml.safe_load(config.read_text())
+    values["cluster"] = values.get("cluster", {}) | {"device": device}
+    config.write_text(yaml.safe_dump(values | more))
+    return config
+
+
+def with_gpu(monkeypatch, free_bytes):
+    """Put the stand-in of a GPU with so much free memory in CuPy's place."""
+    monkeypatch.setattr("deepict_dask.backend.device.LEAST_FREE_BYTES", 0)
+    for name, module in standin_cupy.modules(free_bytes=free_bytes).items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def op_of(network):
+    settings = SegmentSettings(model=str(network))
+    return joint_op({settings: choose_model(settings)}, "cuda")
+
+
+def needs(network, window_shape):
+    """Return the GPU bytes of a window of the network, for people."""
+    return format_bytes(op_of(network).device_bytes_of(Grid(window_shape, window_shape)))
+
+
+def line_of(text, name):
+    (line,) = [line for line in text.splitlines() if line.startswith(f"  {name}")]
+    return line
+
+
+@pytest.mark.parametrize("name", ["scores_net.zarr", "picks_a"])
+def test_on_a_gpu_the_windows_are_those_that_its_free_memory_gives(
+    config, network, monkeypatch, name
+):
+    on_device(config, "cuda", keep_scores=name == "scores_net.zarr", chunks=[32, 48, 64])
+    with_gpu(monkeypatch, 16 << 30)
+    text = planned(config)
+    assert "GPU: Stand-in (16 GiB), of which 10.0 GiB may be planned with now" in text
+    whole = line_of(text, name)
+    assert f": 1 blocks, about {1 if 'scores' in name else 2} tasks" in whole
+    assert "windows of 64 x 96 x 128" in whole
+    assert whole.endswith(f"{needs(network, (64, 96, 128))} of the GPU each")
+    with_gpu(monkeypatch, 1 << 30)  # libraries alone take as much
+    cut = line_of(planned(config), name)
+    assert ": 8 blocks" in cut
+    assert cut.endswith("of the GPU each, more than may be planned with: halved as they come")
+
+
+def test_the_plan_of_a_gpu_is_that_of_the_run(config, network, monkeypatch):
+    """Oracle: the grid that `segment` chooses with the same free memory."""
+    on_device(config, "cuda", chunks=[16, 16, 16])
+    monkeypatch.setattr("deepict_dask.jobs.place.device_budget", lambda _free: 40 << 20)
+    with_gpu(monkeypatch, 8 << 30)
+    op = op_of(network)
+    grid = choose_grid(op, (64, 96, 128), (16, 16, 16), 2 << 30, device_bytes=40 << 20)
+    assert op.device_bytes_of(grid) <= 40 << 20
+    line = line_of(planned(config), "scores_net.zarr")
+    assert f": {grid.n_blocks} blocks" in line
+    assert f"windows of {' x '.join(map(str, grid.window_shape))}," in line
+
+
+def test_without_a_gpu_the_plan_says_that_it_cannot_know_and_guesses_no_window(
+    config, network, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    text = planned(on_device(config, "cuda", chunks=[32, 48, 64]))
+    (told,) = [line for line in text.splitlines() if line.startswith("GPU: ")]
+    assert "its free memory is not known" in told
+    assert "the run would be refused: device cuda: expected a working GPU, found no CuPy" in told
+    line = line_of(text, "scores_net.zarr")
+    assert "blocks" not in line
+    assert f"one of 64 x 96 x 128 holds {needs(network, (64, 96, 128))} of it" in line
+    each = tuple(map(int, line.partition("each of 8 of ")[2].partition(" holds")[0].split(" x ")))
+    assert max(each) < 96
+    assert f"holds {needs(network, each)}, up to" in line
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_machine_without_a_gpu_plans_as_ever_unless_one_is_asked_for(config, monkeypatch, device):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    text = planned(on_device(config, device))
+    assert "GPU" not in text
+    assert "windows of" in line_of(text, "scores_net.zarr")
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "told"),
+    [("auto", 1, True), ("auto", 0, False), ("cuda", 0, True), ("cpu", 1, False)],
+)
+def test_of_the_gpus_of_jobs_nothing_is_known_beforehand(config, tmp_path, device, gpus, told):
+    profile = tmp_path / "slurm.yaml"
+    profile.write_text(profile.read_text() + f"gpus_per_job: {gpus}\n")
+    text = planned(on_device(config, device), "--cluster", f"slurm:{profile}")
+    assert ("GPU: of the workers' machines" in text) is told
+    assert ("by the GPU's free memory" in line_of(text, "scores_net.zarr")) is told
+
+
+def test_the_worker_with_the_gpu_is_planned_with_its_own_memory(monkeypatch):
+    """Oracle: what `plan_gpu_workers` gives the workers that a run here would start."""
+    with_gpu(monkeypatch, 16 << 30)
+    workers = plan_gpu_workers(["0"], 4, 24 << 30)
+    monkeypatch.setattr("deepict_dask.jobs.place.plan_local", lambda _settings: workers)
+    place = planned_place(ClusterSettings(), "cuda")
+    least = {
+        kind: min(b // int(r[kind]) for b, _, r in workers.values() if kind in r)
+        for kind in ("GPU", "CPU")
+    }
+    assert (place.n_workers, place.network_bytes) == (len(workers), least["GPU"])
+    assert place.worker_bytes == min(least.values()) < place.network_bytes
+    assert place.device_bytes == 10 << 30
