@@ -19,8 +19,8 @@ from .jobs.particle_lists.check import check_pick_of, is_from_tiles
 from .jobs.picking.method_sources import refuse_background
 from .jobs.segmenting.chosen_model import (
     BACKGROUND,
+    check_3d_options,
     check_argmax,
-    check_precision,
     chosen_class,
     class_names_of,
     is_2d,
@@ -109,6 +109,7 @@ def model_of_region(region: RegionSettings) -> SegmentSettings:
         compat=region.compat,
         tiling=region.tiling,
         precision=region.precision,
+        average_flips=region.average_flips,
     )
 
 
@@ -258,7 +259,7 @@ def check_config(config: RunConfig, entries: list[TomogramEntry]) -> None:
     _check_classes(config)
     _refuse_idle(config)
     for settings in models_of(config):
-        check_precision(settings)
+        check_3d_options(settings)
     for region in config.regions:
         _check_region(region)
         _check_column(region, entries)

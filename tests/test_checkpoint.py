@@ -15,6 +15,7 @@ import torch
 
 from deepict_dask.core.errors import DeviceError, ModelFileError
 from deepict_dask.models.checkpoint import load_checkpoint, model_info, save_model
+from deepict_dask.models.deepict_export import save_deepict_checkpoint
 from deepict_dask.models.registry import (
     bundled_models,
     inference_network,
@@ -136,6 +137,16 @@ def test_old_checkpoints_without_batch_counters_are_read(tmp_path, network):
     state = {k: v for k, v in network.state_dict().items() if "num_batches" not in k}
     torch.save(state, tmp_path / "m.pth")
     assert same_weights(load_checkpoint(tmp_path / "m.pth").network, network)
+
+
+def test_cells_as_positions_are_seen_from_the_shapes_and_not_written_for_deepict(tmp_path):
+    settings = UNet3DSettings(2, 4, 3, space_to_depth=2)
+    torch.save(UNet3D(settings).state_dict(), tmp_path / "m.pth")
+    model = load_checkpoint(tmp_path / "m.pth")
+    assert model.settings == settings
+    assert model.settings.align == 8
+    with pytest.raises(ModelFileError, match="space_to_depth 2, which its program cannot read"):
+        save_deepict_checkpoint(tmp_path / "again.pth", model)
 
 
 def test_a_descriptor_that_contradicts_the_shapes_is_refused(tmp_path, network, descriptor_class):

@@ -4,6 +4,7 @@ The policy is plain arithmetic; the way out is tried with an op that runs out of
 """
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,10 +22,10 @@ from deepict_dask.backend import (
 )
 from deepict_dask.core.errors import BudgetError
 from deepict_dask.core.geometry import Block, Box, Grid
-from deepict_dask.models.unet3d import UNet3DSettings
+from deepict_dask.models.registry import resolve_model
 from deepict_dask.segmentation.device_windows import Halving, halves, scores_that_fit
 from deepict_dask.segmentation.window_choice import choose_device_window
-from deepict_dask.segmentation.windows import device_window_bytes
+from deepict_dask.segmentation.windows import SegmentOp, device_window_bytes
 
 pytestmark = pytest.mark.usefixtures("nothing_said_before")
 GPU = Device("cuda")
@@ -187,8 +188,10 @@ def test_work_without_enough_memory_is_done_on_the_host_and_says_so_once(caplog)
 
 
 def test_the_plan_of_a_window_on_a_gpu_grows_with_it_and_holds_its_arrays():
-    settings = UNet3DSettings(depth=2, initial_features=4, n_classes=2)
-    sizes = [device_window_bytes((n, n, n), [settings], 4) for n in (64, 256, 512)]
+    op = SegmentOp(str(resolve_model("demo_ribosome_fas")), 0.0, 1.0)
+    sizes = [device_window_bytes((n, n, n), [op], op.align) for n in (64, 256, 512)]
+    flipped = replace(op, average_flips=True)
+    assert device_window_bytes((256,) * 3, [flipped], op.align) >= sizes[1] + 4 * 5 * 256**3
     assert sizes == sorted(sizes)
     # the tomogram as read and normalised, two classes of scores
     assert all(size > 4 * 4 * n**3 for size, n in zip(sizes, (64, 256, 512), strict=True))

@@ -113,11 +113,24 @@ def results_of(folder):
 
 
 @pytest.mark.usefixtures("small_windows")
-def test_picks_are_those_of_stored_scores(two_workers, tomogram, models, region, tmp_path):
+@pytest.mark.parametrize("flips", [False, True])
+def test_picks_are_those_of_stored_scores(two_workers, tomogram, models, region, tmp_path, flips):
     session = Session(two_workers)
     reports = {}
+    segment = tuple({"model": model, "average_flips": flips} for model in models)
+    # means of noise are seldom high
+    limits = {"a": 0.75, "b": 0.4, "c": 0.75}
+    lower = {"pick": tuple({"class": name, "threshold": t} for name, t in limits.items())}
     for name, keep in (("stored", True), ("one_pass", False)):
-        config = config_of(tomogram, tmp_path / name, models, region, keep_scores=keep)
+        config = config_of(
+            tomogram,
+            tmp_path / name,
+            models,
+            region,
+            keep_scores=keep,
+            segment=segment,
+            **(lower if flips else {}),
+        )
         (reports[name],) = run_pipeline(session, config).tomograms
     assert reports["one_pass"].n_picks == reports["stored"].n_picks
     assert all(n > 3 for n in reports["stored"].n_picks.values()), reports["stored"].n_picks

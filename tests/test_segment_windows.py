@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepict_dask.core.errors import BudgetError, ModelFileError, VoxelValueError
@@ -37,10 +37,11 @@ def one_thread():
 
 
 @functools.cache
-def sharp_network(depth: int, features: int = 2, classes: int = 2) -> UNet3D:
+def sharp_network(depth: int, features: int = 2, classes: int = 2, *, edge: int = 1) -> UNet3D:
     """Weights large enough for scores all over 0..1, so that a wrong voxel shows."""
     torch.manual_seed(depth)
-    network = UNet3D(UNet3DSettings(depth, features, classes, batch_norm=True)).eval()
+    settings = UNet3DSettings(depth, features, classes, batch_norm=True, space_to_depth=edge)
+    network = UNet3D(settings).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm3d):
             module.running_mean.normal_(0.3, 0.2)
@@ -53,22 +54,30 @@ def sharp_network(depth: int, features: int = 2, classes: int = 2) -> UNet3D:
 def model_paths(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     paths = {}
-    for depth in (1, 2, 3):
-        paths[depth] = folder / f"d{depth}.safetensors"
-        save_model(paths[depth], sharp_network(depth), class_names=["a", "b"],
+    for depth, edge in ((1, 1), (2, 1), (3, 1), (1, 2)):
+        name = depth if edge == 1 else "cells"
+        paths[name] = folder / f"{name}.safetensors"
+        save_model(paths[name], sharp_network(depth, edge=edge), class_names=["a", "b"],
                    voxel_spacing_angstrom=None)  # fmt: skip
-    return {depth: str(path) for depth, path in paths.items()}
+    return {name: str(path) for name, path in paths.items()}
 
 
-def whole_scores(network: UNet3D, volume, mean: float, std: float):
-    """The definition: normalise, pad the far end by reflection, apply the plain network once."""
+def whole_scores(network: UNet3D, volume, mean: float, std: float, flips=((),)):
+    """The definition: normalise, pad the far end by reflection, apply the plain network once.
+
+    Or to each mirror image; then the mean.
+    """
     normalised = ((volume - np.float32(mean)) / np.float32(std)).astype("float32")
     align = network.settings.align
     widths = [(0, -n % align) for n in volume.shape]
     padded = np.pad(normalised, widths, mode="reflect")
+    found = []
     with torch.inference_mode():
-        scores = network(torch.from_numpy(padded)[None, None])[0].sigmoid().numpy()
-    return scores[(slice(None), *(slice(n) for n in volume.shape))]
+        for axes in flips:
+            image = torch.from_numpy(np.flip(padded, axes).copy())
+            scores = network(image[None, None])[0].sigmoid().numpy()
+            found.append(np.flip(scores, [axis + 1 for axis in axes]))
+    return np.mean(found, axis=0)[(slice(None), *(slice(n) for n in volume.shape))]
 
 
 def tiled(op: SegmentOp, volume, grid: Grid):
@@ -104,6 +113,37 @@ def test_windows_equal_the_whole_volume(model_paths, tiling):
     grid = Grid(shape, chunk, op.halo, op.align, one_shape=one_shape)
     expected = whole_scores(sharp_network(depth), volume, 40.0, 5.0)
     assert np.abs(tiled(op, volume, grid) - expected).max() <= 1e-5
+
+
+MIRRORS = [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
+
+
+@given(tilings())
+@settings(max_examples=25)
+def test_windows_of_cells_equal_the_whole_volume(model_paths, tiling):
+    _, shape, chunk, one_shape = tiling
+    volume = random_volume(shape)
+    op = SegmentOp(model_paths["cells"], mean=40.0, std=5.0)
+    assert (op.halo, op.align) == ((16, 16, 16), 4)
+    grid = Grid(shape, chunk, op.halo, op.align, one_shape=one_shape)
+    expected = whole_scores(sharp_network(1, edge=2), volume, 40.0, 5.0)
+    assert np.abs(tiled(op, volume, grid) - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("one_shape", [False, True])
+@pytest.mark.parametrize(("name", "edge"), [(1, 1), ("cells", 2)])
+def test_windows_averaged_over_flips_equal_the_whole_volume_so_averaged(
+    model_paths, name, edge, one_shape
+):
+    volume = random_volume((22, 37, 61))
+    op = SegmentOp(model_paths[name], mean=40.0, std=5.0, average_flips=True)
+    grid = Grid(volume.shape, (16, 20, 24), op.halo, op.align, one_shape=one_shape)
+    network = sharp_network(1, edge=edge)
+    expected = whole_scores(network, volume, 40.0, 5.0, MIRRORS)
+    found = tiled(op, volume, grid)
+    assert np.abs(found - expected).max() <= 1e-5
+    # one volume alone is something else
+    assert np.abs(found - whole_scores(network, volume, 40.0, 5.0)).max() > 0.05
 
 
 @pytest.mark.parametrize(("halo", "align"), [(12, 4), (24, 1)])
@@ -230,8 +270,8 @@ import numpy as np, torch
 torch.set_num_threads(1)
 from deepict_dask.core.geometry import Grid
 from deepict_dask.segmentation.windows import SegmentOp
-op = SegmentOp(sys.argv[1], 0.0, 1.0)
-shape = tuple(map(int, sys.argv[2:]))
+op = SegmentOp(sys.argv[1], 0.0, 1.0, average_flips=sys.argv[2] == "flips")
+shape = tuple(map(int, sys.argv[3:]))
 def run(shape):
     op.apply(Grid(shape, shape)[0], np.ones(shape, "float32"))
 run((32, 32, 32))
@@ -248,15 +288,19 @@ print(before, op.fixed_bytes, peak - before, op.bytes_needed(shape), after - bef
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    ("depth", "features", "shape"),
-    [(2, 4, (160, 160, 160)), (3, 8, (128, 144, 160)), (2, 16, (96, 128, 128))],
-)
-def test_the_planned_memory_bounds_the_measured_peak(tmp_path, depth, features, shape):
+    ("depth", "features", "edge", "flips", "shape"),
+    [
+        (2, 4, 1, "", (160, 160, 160)), (3, 8, 1, "", (128, 144, 160)),
+        (2, 16, 1, "", (96, 128, 128)), (2, 16, 2, "", (160, 160, 192)),
+        (2, 4, 1, "flips", (144, 160, 160)),
+    ],
+)  # fmt: skip
+def test_the_planned_memory_bounds_the_measured_peak(tmp_path, depth, features, edge, flips, shape):
     path = tmp_path / "m.safetensors"
-    network = UNet3D(UNet3DSettings(depth, features, 1))
+    network = UNet3D(UNet3DSettings(depth, features, 1, space_to_depth=edge))
     save_model(path, network, class_names=["a"], voxel_spacing_angstrom=None)
     result = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(path), *map(str, shape)],
+        [sys.executable, "-c", MEASURE, str(path), flips, *map(str, shape)],
         check=True,
         capture_output=True,
         text=True,
@@ -272,7 +316,7 @@ def test_the_planned_memory_bounds_the_measured_peak(tmp_path, depth, features, 
 def test_after_a_large_window_its_memory_is_given_back(model_paths):
     # measured: 51 MiB stay (oneDNN's own), and 140 to 145 where it is not given back
     result = subprocess.run(
-        [sys.executable, "-c", MEASURE, model_paths[2], "160", "208", "208"],
+        [sys.executable, "-c", MEASURE, model_paths[2], "", "160", "208", "208"],
         check=True, capture_output=True, text=True, timeout=240,
         env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"},
     )  # fmt: skip

@@ -326,6 +326,7 @@ def test_patches_without_a_class_train_to_the_end(folder):
         ({"kind": "deepfinder"}, (16, 16, 16)),
         ({"kind": "deepetpicker"}, (16, 16, 16)),
         ({"depth": 1, "initial_features": 2, "batch_norm": False}, (16, 16, 16)),
+        ({"depth": 1, "initial_features": 4, "space_to_depth": 2}, (16, 16, 16)),
     ],
 )
 def test_every_network_trains_and_its_model_is_read_again(folder, network, patches):

@@ -10,7 +10,13 @@ from deepict_dask.core.errors import ModelFileError
 from deepict_dask.core.geometry import Box
 from deepict_dask.models.arranged import Affine, Conv3
 from deepict_dask.models.inference import InferenceUNet3D, decoded_parts
-from deepict_dask.models.unet3d import UNet3D, UNet3DSettings, needed_interval
+from deepict_dask.models.unet3d import (
+    UNet3D,
+    UNet3DSettings,
+    depth_to_space,
+    needed_interval,
+    space_to_depth,
+)
 
 
 def random_network(seed: int = 0, *, flip: bool = False, **settings) -> UNet3D:
@@ -46,8 +52,21 @@ def test_without_batch_norm_the_second_convolution_moves_up_one_place():
 
 
 @pytest.mark.parametrize(("depth", "halo"), [(1, 8), (2, 24), (3, 48)])
-def test_the_halo_is_derived_from_the_depth(depth, halo):
-    assert UNet3DSettings(depth=depth).halo == halo
+@pytest.mark.parametrize("edge", [1, 2, 3])
+def test_the_halo_is_derived_from_the_depth_and_the_edge_of_cells(depth, halo, edge):
+    assert UNet3DSettings(depth=depth, space_to_depth=edge).halo == halo * edge
+
+
+def test_cells_become_channels_as_pytorch_does_it_in_a_plane_and_come_back():
+    slices = torch.randn(2, 3, 1, 6, 8)
+    expected = torch.nn.functional.pixel_unshuffle(slices[:, :, 0], 2)
+    found = space_to_depth(slices.repeat_interleave(2, dim=2), 2)
+    assert torch.equal(found.reshape(2, 3, 2, 4, 3, 4)[:, :, 1].flatten(1, 2), expected)
+    volume = torch.randn(2, 3, 4, 6, 8)
+    cells = space_to_depth(volume, 2)
+    assert cells.shape == (2, 24, 2, 3, 4)
+    assert torch.equal(cells[:, :8, 1, 2, 0], volume[:, 0, 2:4, 4:6, 0:2].flatten(1))
+    assert torch.equal(depth_to_space(cells, 2), volume)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -68,13 +87,17 @@ def test_an_output_voxel_depends_on_exactly_the_derived_interval(depth):
 
 
 @pytest.mark.parametrize(
-    ("depth", "features", "classes", "batch_norm"),
-    [(1, 2, 3, True), (2, 4, 1, True), (2, 4, 1, False), (3, 3, 2, True), (2, 16, 1, True)],
-)
-def test_the_prediction_arrangement_equals_the_network(depth, features, classes, batch_norm):
+    ("depth", "features", "classes", "batch_norm", "edge"),
+    [
+        (1, 2, 3, True, 1), (2, 4, 1, True, 1), (2, 4, 1, False, 1), (3, 3, 2, True, 1),
+        (2, 16, 1, True, 1), (1, 2, 3, True, 2), (2, 4, 2, True, 2), (1, 3, 1, False, 4),
+    ],
+)  # fmt: skip
+def test_the_prediction_arrangement_equals_the_network(depth, features, classes, batch_norm, edge):
     network = random_network(
-        depth=depth, initial_features=features, n_classes=classes, batch_norm=batch_norm
-    )
+        depth=depth, initial_features=features, n_classes=classes, batch_norm=batch_norm,
+        space_to_depth=edge,
+    )  # fmt: skip
     window = torch.randn(16, 24, 40)
     with torch.inference_mode():
         expected = network(window[None, None])[0].sigmoid()
@@ -108,7 +131,9 @@ def test_a_network_learns():
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
 
 
-@pytest.mark.parametrize("wrong", [{"depth": 0}, {"n_classes": 0}, {"decoder_dropout": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"depth": 0}, {"n_classes": 0}, {"decoder_dropout": 1.0}, {"space_to_depth": 0}]
+)
 def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(ModelFileError, match=next(iter(wrong))):
         UNet3DSettings(**wrong)
@@ -166,6 +191,21 @@ def test_a_box_of_a_window_has_the_scores_of_the_whole(depth, planes, monkeypatc
     arranged = InferenceUNet3D(network)
     for low, high in (((0, 0, 0), (40, 48, 56)), ((9, 17, 30), (10, 18, 31)),
                       ((0, 21, 3), (17, 48, 40)), ((24, 0, 0), (40, 1, 56))):  # fmt: skip
+        box = Box(low, high)
+        found = arranged.scores(window, box)
+        assert float((found - expected[(slice(None), *box.slices)]).abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("planes", [4, 12])
+def test_a_box_that_cuts_cells_has_the_scores_of_the_whole(planes, monkeypatch):
+    monkeypatch.setattr("deepict_dask.models.inference.planes_at_once", lambda *_: planes)
+    network = random_network(depth=2, initial_features=2, n_classes=2, space_to_depth=2)
+    window = torch.randn(40, 48, 56)
+    with torch.inference_mode():
+        expected = network(window[None, None])[0].sigmoid()
+    arranged = InferenceUNet3D(network)
+    for low, high in (((0, 0, 0), (40, 48, 56)), ((9, 17, 31), (10, 18, 32)),
+                      ((3, 21, 0), (18, 48, 41)), ((25, 0, 0), (40, 1, 55))):  # fmt: skip
         box = Box(low, high)
         found = arranged.scores(window, box)
         assert float((found - expected[(slice(None), *box.slices)]).abs().max()) <= 1e-6

@@ -57,6 +57,10 @@ BoxSizeOption = Annotated[
 PrecisionOption = Annotated[
     str, typer.Option("--precision", help="3D models: float32 or bfloat16 (faster, rougher).")
 ]
+FlipsOption = Annotated[
+    bool,
+    typer.Option("--average-flips", help="3D U-Nets: mean over 8 mirror images (8x the work)."),
+]
 TileOption = Annotated[
     str | None,
     typer.Option("--tile", metavar="H,W", help="2D with --compat [default: 288,288]"),
@@ -82,6 +86,7 @@ def segment(
     class_names: ClassNamesOption = None,
     box_size: BoxSizeOption = None,
     precision: PrecisionOption = "float32",
+    average_flips: FlipsOption = False,
     compat: CompatOption = None,
     tile: TileOption = None,
     tiles: TilesOption = None,
@@ -115,7 +120,7 @@ def segment(
     given = {name: value for name, value in tiling.items() if value is not None}
     values = {
         "model": model, "compat": compat, "tiling": given or None, "precision": precision,
-        "box_size": box_size, "argmax": argmax,
+        "box_size": box_size, "argmax": argmax, "average_flips": average_flips,
         "class_names": None if class_names is None else class_names.split(","),
         "classes": None if class_name is None else (class_name,),
     }  # fmt: skip

@@ -67,6 +67,9 @@ class NetworkSettings(Strict):
     """3D U-Net only."""
     encoder_dropout: Dropout = 0.0
     decoder_dropout: Dropout = 0.0
+    space_to_depth: PositiveInt = 1
+    """3D U-Net only: 2 works on cells of 2x2x2 voxels, whose voxels are channels: a seventh of the
+    work for as many features, and each sees twice as far."""
     start_from: str | None = None
     """A model file to continue from; its architecture replaces what is said here."""
 

@@ -167,7 +167,11 @@ def _inferred(shapes: Shapes) -> tuple[NetworkKind, dict[str, Any]]:
     inferred = {"depth": len(levels), "initial_features": first[0], "n_classes": last[0]}
     if len(first) == 4:
         return "unet2d", inferred
-    return "unet3d", {**inferred, "batch_norm": "encoder.0.2.running_mean" in shapes}
+    edge = round(first[1] ** (1 / 3))
+    return "unet3d", {
+        **inferred, "n_classes": last[0] // edge**3, "space_to_depth": edge,
+        "batch_norm": "encoder.0.2.running_mean" in shapes,
+    }  # fmt: skip
 
 
 def _inferred_deepfinder(shapes: Shapes) -> dict[str, Any]:

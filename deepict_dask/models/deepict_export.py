@@ -69,6 +69,12 @@ def save_deepict_checkpoint(path: str | os.PathLike[str], model: LoadedModel) ->
             f"{path}: expected a 3D U-Net, which DeePiCt reads from .pth, found a network of kind "
             f"{model.kind}; keep the .safetensors file"
         )
+    if network.settings.space_to_depth != 1:
+        raise ModelFileError(
+            f"{path}: expected a 3D U-Net as DeePiCt has it, found one with space_to_depth "
+            f"{network.settings.space_to_depth}, which its program cannot read; keep the "
+            ".safetensors file"
+        )
     metrics: dict[str, Any] = model.card.get("metrics", {})
     content = {
         "epoch": max(0, int(metrics.get("epoch", model.card.get("epochs", 1))) - 1),

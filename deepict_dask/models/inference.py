@@ -27,6 +27,7 @@ from torch import nn
 from ..core.geometry import Box, ceil_to, floor_to
 from .arranged import Affine, Conv3, Head, Up, arranged_block, block_convolutions, halve
 from .heap import give_back_heap, keep_heap
+from .unet3d import depth_to_space, space_to_depth
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -136,17 +137,21 @@ class InferenceUNet3D:
         torch.Tensor
             float32, (classes, z, y, x).
         """
-        z, y, x = window.shape
-        wanted = wanted or Box.whole((z, y, x))
+        edge = self.settings.space_to_depth
+        wanted = wanted or Box.whole(_vec([*window.shape]))
         if out is None:
-            out = torch.empty((self.head.classes, *wanted.shape), device=self.device)
+            out = torch.empty((self.settings.n_classes, *wanted.shape), device=self.device)
+        # from here on positions, which are voxels unless cells of them are folded into channels
+        z, y, x = (size // edge for size in window.shape)
         planes = planes_at_once(self.settings, (z, y, x), self.device.type)
-        parts = decoded_parts(wanted, (z, y, x), self.settings.depth, planes)
+        parts = decoded_parts(_positions(wanted, edge), (z, y, x), self.settings.depth, planes)
         # "enabled" is False by default there: without it a GPU would not use cuDNN at all
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
-            slabs = self._level(_cut(window, planes), 0, parts)
+            slabs = self._level(_cut(window, planes, edge), 0, parts)
+            box = _voxels(parts[0].box, edge)
             for number, rows in zip(parts[0].slabs, slabs, strict=True):
-                _put(out, wanted, self.head(rows), parts[0].box, number * planes)
+                scores = depth_to_space(self.head(rows)[None], edge)[0]
+                _put(out, wanted, scores, box, number * planes * edge)
         if self.device.type == "cpu" and window.numel() >= WINDOW_TO_TRIM:
             del slabs, rows
             give_back_heap()
@@ -223,6 +228,8 @@ class InferenceUNet3D:
 def planes_at_once(settings: UNet3DSettings, shape: Vec, device: str = "cpu") -> int:
     """Return how many planes a slab of the outermost level has: whole pooling cells.
 
+    ``shape`` is the window's, in positions.
+
     Examples
     --------
     >>> from deepict_dask.models.unet3d import UNet3DSettings
@@ -230,8 +237,8 @@ def planes_at_once(settings: UNet3DSettings, shape: Vec, device: str = "cpu") ->
     4
     """
     plane_bytes = 4 * settings.initial_features * shape[1] * shape[2]
-    planes = floor_to(SLAB_BYTES[device] // plane_bytes, settings.align)
-    return min(max(settings.align, planes), shape[0])
+    planes = floor_to(SLAB_BYTES[device] // plane_bytes, settings.pooling_cell)
+    return min(max(settings.pooling_cell, planes), shape[0])
 
 
 def decoded_parts(wanted: Box, shape: Vec, depth: int, planes: int) -> list[Part]:
@@ -240,9 +247,9 @@ def decoded_parts(wanted: Box, shape: Vec, depth: int, planes: int) -> list[Part
     Parameters
     ----------
     wanted
-        Voxels whose scores are asked for.
+        Positions whose scores are asked for.
     shape
-        Of the window.
+        Of the window, in positions.
     depth
         Of the network.
     planes
@@ -277,12 +284,25 @@ def _vec(values: list[int]) -> Vec:
     return (z, y, x)
 
 
-def _cut(window: torch.Tensor, planes: int) -> Iterator[torch.Tensor]:
-    """Yield a window as slabs of one channel."""
-    for part in window.split(planes):
-        z, y, x = part.shape
-        slab = part.new_empty((z + 2, y, x, 1))
-        slab[1:-1, ..., 0] = part
+def _positions(box: Box, edge: int) -> Box:
+    """Return the cells that a box of voxels reaches into."""
+    start, stop = ([n // edge for n in box.start], [-(-n // edge) for n in box.stop])
+    return Box(_vec(start), _vec(stop))
+
+
+def _voxels(box: Box, edge: int) -> Box:
+    """Return the voxels of a box of cells."""
+    start, stop = ([n * edge for n in corner] for corner in (box.start, box.stop))
+    return Box(_vec(start), _vec(stop))
+
+
+def _cut(window: torch.Tensor, planes: int, edge: int) -> Iterator[torch.Tensor]:
+    """Yield a window as slabs, each position with the voxels of its cell as channels."""
+    for part in window.split(planes * edge):
+        positions = space_to_depth(part[None, None], edge)[0]
+        channels, z, y, x = positions.shape
+        slab = part.new_empty((z + 2, y, x, channels))
+        slab[1:-1] = positions.permute(1, 2, 3, 0)
         yield slab
 
 

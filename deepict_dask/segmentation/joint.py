@@ -82,6 +82,11 @@ class JointSegmentOp(ChunkOp):
         """Where the networks run."""
         return Device(self.ops[0].device.partition(":")[0])
 
+    @property
+    def uploads(self) -> bool:
+        """Whether windows go to a GPU as they were read."""
+        return self.device.is_gpu
+
     def written_scores(self, block: Block, window: Array) -> Array:
         """Return the scores over ``block.write``, left on the GPU where the networks run there.
 
@@ -107,15 +112,15 @@ class JointSegmentOp(ChunkOp):
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes of one window: as read, normalised, all scores, one network's."""
         if self.device.is_gpu:
-            return 4 * math.prod(window_shape) * (1 + 2 * self.n_classes)  # in parts, at the worst
+            # as read and page-locked, and scores, which are put together of parts at the worst
+            return 4 * math.prod(window_shape) * (2 + 2 * self.n_classes)
         joint = self.n_classes if len(self.ops) > 1 else 0
-        return window_bytes(window_shape, [op.settings for op in self.ops], self.align, joint)
+        return window_bytes(window_shape, self.ops, self.align, joint)
 
     def device_bytes_of(self, grid: Grid) -> int:
         """Return the bytes of a GPU that the largest window of a grid takes."""
         joint = self.n_classes if len(self.ops) > 1 else 0
-        settings = [op.settings for op in self.ops]
-        return device_window_bytes(grid.window_shape, settings, self.align, joint)
+        return device_window_bytes(grid.window_shape, self.ops, self.align, joint)
 
     @property
     def fixed_bytes(self) -> int:

@@ -13,6 +13,7 @@ How large a window is: see `deepict_dask.segmentation.window_choice`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +31,8 @@ from ..models.registry import inference_network, loaded_unet3d
 from ..models.unet3d import UNet3D, UNet3DSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..core.geometry import Block, Vec
     from ..models.inference import Precision
 
@@ -47,6 +50,8 @@ FIXED_BYTES = 250 << 20
 """Resident bytes after torch, a small model and one small window (measured: 225-249 MiB)."""
 DEVICE_PIECE_BYTES = 100 << 24
 """At most, of the voxels that are measured at a time on a GPU (`labelling.device_measure`)."""
+FLIPS = tuple(axes for n in range(4) for axes in itertools.combinations(range(3), n))
+"""Axes of each of the eight mirror images, the first of which is the volume itself."""
 WORKED_ON = 15
 """Most slabs of a level that are alive beside those its skip connection holds."""
 
@@ -91,7 +96,7 @@ def pad_far_end(window: Array, align: int) -> Array:
         zyx. New voxels at the far ends mirror the last ones (without repeating the last); an axis
         too short for that repeats its last voxel.
     align
-        2**depth of the network.
+        Of the network: 2**depth, or more.
 
     Examples
     --------
@@ -116,8 +121,9 @@ def pad_far_end(window: Array, align: int) -> Array:
 
 
 def predict_window(
-    network: UNet3D | InferenceUNet3D, window: Array, wanted: Box | None = None
-) -> Array:
+    network: UNet3D | InferenceUNet3D, window: Array, wanted: Box | None = None, *,
+    average_flips: bool = False,
+) -> Array:  # fmt: skip
     """Return the scores of one normalised window.
 
     The number of threads is left to the caller (a worker process has one).
@@ -130,6 +136,8 @@ def predict_window(
         float32 zyx, normalised, of any shape, NumPy or CuPy.
     wanted
         Voxels of the window to compute; all of them by default.
+    average_flips
+        Return the mean over the window and its seven mirror images, each turned back.
 
     Returns
     -------
@@ -145,25 +153,49 @@ def predict_window(
     """
     arranged = InferenceUNet3D(network) if isinstance(network, UNet3D) else network
     wanted = wanted or Box.whole(as_vec(window.shape))
-    if is_on_device(window):
-        return _predict_on_device(arranged, window, wanted)
-    # pages of zeros that nothing is written to take no memory
-    scores = np.zeros((arranged.settings.n_classes, *window.shape), dtype=np.float32)
     padded = pad_far_end(window, arranged.settings.align)
-    on_device = torch.from_numpy(np.ascontiguousarray(padded)).to(arranged.device)
-    arranged.scores(on_device, wanted, out=torch.from_numpy(scores[(slice(None), *wanted.slices)]))
+    shape = (arranged.settings.n_classes, *window.shape)
+    if is_on_device(window):  # memory is shared with PyTorch, not copied
+        on_device = torch.zeros(shape, dtype=torch.float32, device=arranged.device)
+        _put_scores(
+            arranged, torch.utils.dlpack.from_dlpack(padded), wanted, on_device,
+            average_flips=average_flips,
+        )  # fmt: skip
+        return from_dlpack(on_device)
+    # pages of zeros that nothing is written to take no memory
+    scores = np.zeros(shape, dtype=np.float32)
+    tensor = torch.from_numpy(np.ascontiguousarray(padded)).to(arranged.device)
+    _put_scores(arranged, tensor, wanted, torch.from_numpy(scores), average_flips=average_flips)
     return scores
 
 
-def _predict_on_device(network: InferenceUNet3D, window: Array, wanted: Box) -> Array:
-    """Return the scores of a window on a GPU, there; memory is shared with PyTorch, not copied."""
-    padded = pad_far_end(window, network.settings.align)
-    shape = (network.settings.n_classes, *window.shape)
-    scores = torch.zeros(shape, dtype=torch.float32, device=network.device)
-    network.scores(
-        torch.utils.dlpack.from_dlpack(padded), wanted, out=scores[(slice(None), *wanted.slices)]
-    )
-    return from_dlpack(scores)
+def _put_scores(
+    network: InferenceUNet3D, window: torch.Tensor, wanted: Box, scores: torch.Tensor, *,
+    average_flips: bool,
+) -> None:  # fmt: skip
+    """Write the wanted scores of a window, zero so far, into an array of its unpadded shape."""
+    out = scores[(slice(None), *wanted.slices)]
+    if not average_flips:
+        network.scores(window, wanted, out=out)
+        return
+    part = torch.empty(out.shape, dtype=torch.float32, device=network.device)
+    for axes in FLIPS:
+        network.scores(window.flip(axes), _mirrored(wanted, as_vec(window.shape), axes), out=part)
+        out += part.flip([axis + 1 for axis in axes]).to(out.device)
+    out /= len(FLIPS)
+
+
+def _mirrored(box: Box, shape: Vec, axes: tuple[int, ...]) -> Box:
+    """Return where a box of a window lies once the window is flipped.
+
+    >>> _mirrored(Box((1, 2, 3), (4, 4, 4)), (8, 8, 8), (0, 2))
+    Box(start=(4, 2, 4), stop=(7, 4, 5))
+    """
+    ends = [
+        (n - b, n - a) if axis in axes else (a, b)
+        for axis, (a, b, n) in enumerate(zip(box.start, box.stop, shape, strict=True))
+    ]
+    return Box(as_vec([a for a, _ in ends]), as_vec([b for _, b in ends]))
 
 
 def network_bytes(settings: UNet3DSettings, window_shape: Vec, device: str = "cpu") -> int:
@@ -182,10 +214,12 @@ def network_bytes(settings: UNet3DSettings, window_shape: Vec, device: str = "cp
     >>> network_bytes(UNet3DSettings(depth=2, initial_features=4), (256, 256, 256)) // 10**6
     189
     """
-    z, y, x = (ceil_to(size, settings.align) for size in window_shape)
+    edge = settings.space_to_depth
+    z, y, x = (ceil_to(size, settings.align) // edge for size in window_shape)
     planes = planes_at_once(settings, (z, y, x), device)
     n_slabs = -(-z // planes)
-    total = 4 * planes * y * x * (1 + settings.n_classes)
+    arrays = 1 + settings.n_classes if edge == 1 else 2 * (1 + settings.n_classes)
+    total = 4 * planes * y * x * settings.channels_of_position * arrays
     for level in range(settings.depth + 1):
         plane = 4 * settings.initial_features * y * x >> level  # twice the features, a quarter
         slab = planes >> level
@@ -219,6 +253,9 @@ class SegmentOp(ChunkOp):
     """"cpu", "cuda" or "cuda:N"; must be there."""
     precision: Precision = "float32"
     """Of the network's weights and features; the scores are float32."""
+    average_flips: bool = False
+    """The mean over the eight mirror images of each window: as exact, since a window's halo is
+    alike on all sides and its padded shape a whole number of pooling cells."""
     name: str = "segment"
     dtype: str = "float32"
 
@@ -249,7 +286,9 @@ class SegmentOp(ChunkOp):
     def scores(self, block: Block, normalised: Array) -> Array:
         """Return the same of a window that is normalised already, where that is."""
         network = inference_network(self.model_path, self.device, self.precision)
-        scores = predict_window(network, normalised, write_box(block))
+        scores = predict_window(
+            network, normalised, write_box(block), average_flips=self.average_flips
+        )
         return chosen_class(scores, self.class_index)
 
     def bytes_needed(self, window_shape: Vec) -> int:
@@ -257,7 +296,7 @@ class SegmentOp(ChunkOp):
 
         Measured in fresh processes: an upper bound, at most 1.6 times the peak.
         """
-        return window_bytes(window_shape, [self.settings], self.align)
+        return window_bytes(window_shape, [self], self.align)
 
     @property
     def fixed_bytes(self) -> int:
@@ -272,7 +311,7 @@ def _n_parameters(settings: UNet3DSettings) -> int:
 
 
 def window_bytes(
-    window_shape: Vec, networks: list[UNet3DSettings], align: int, joint_channels: int = 0
+    window_shape: Vec, ops: Sequence[SegmentOp], align: int, joint_channels: int = 0
 ) -> int:
     """Return the peak bytes of a window that one network after the other is applied to.
 
@@ -282,13 +321,19 @@ def window_bytes(
     # as read, normalised, all scores, padded
     arrays = 2 + joint_channels + (padded != window_shape)
     return max(
-        4 * math.prod(padded) * (arrays + each.n_classes) + network_bytes(each, window_shape)
-        for each in networks
+        4 * math.prod(padded) * (arrays + _score_arrays(op))
+        + network_bytes(op.settings, window_shape)
+        for op in ops
     )
 
 
+def _score_arrays(op: SegmentOp) -> int:
+    """Return how many volumes are held for the scores: for flips, a window and twice its scores."""
+    return 1 + 3 * op.n_classes if op.average_flips else op.n_classes
+
+
 def device_window_bytes(
-    window_shape: Vec, networks: list[UNet3DSettings], align: int, joint_channels: int = 0
+    window_shape: Vec, ops: Sequence[SegmentOp], align: int, joint_channels: int = 0
 ) -> int:
     """Return the bytes of a GPU that a window takes, labelled there afterwards.
 
@@ -297,15 +342,17 @@ def device_window_bytes(
 
     Examples
     --------
-    >>> settings = UNet3DSettings(depth=2, initial_features=4)
-    >>> device_window_bytes((464, 928, 928), [settings], 4) >> 30
-    29
+    >>> from ..models.registry import resolve_model
+    >>> op = SegmentOp(str(resolve_model("demo_ribosome_fas")), 0.0, 1.0)  # 2 classes
+    >>> device_window_bytes((464, 928, 928), [op], op.align) >> 30
+    31
     """
     padded = as_vec([ceil_to(size, align) for size in window_shape])
-    n_scores = max(each.n_classes for each in networks) + joint_channels
+    n_scores = max(op.n_classes for op in ops) + joint_channels
     # as read, normalised, padded, all scores
-    predicting = 4 * math.prod(padded) * (3 + n_scores) + max(
-        network_bytes(each, window_shape, "cuda") for each in networks
+    held = 3 + max(map(_score_arrays, ops)) + joint_channels
+    predicting = 4 * math.prod(padded) * held + max(
+        network_bytes(op.settings, window_shape, "cuda") for op in ops
     )
     # as read, all scores, chosen, labels and what cuCIM makes them of
     pieces = min(100 * math.prod(padded), DEVICE_PIECE_BYTES)

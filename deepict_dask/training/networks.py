@@ -90,7 +90,7 @@ def _settings(config: TrainConfig) -> NetworkSettings:
         return DeepETPickerSettings(channels, widths, block_size=edge, pad_size=pad)
     return UNet3DSettings(
         asked.depth, asked.initial_features, n_classes, asked.batch_norm,
-        asked.encoder_dropout, asked.decoder_dropout,
+        asked.encoder_dropout, asked.decoder_dropout, asked.space_to_depth,
     )  # fmt: skip
 
 

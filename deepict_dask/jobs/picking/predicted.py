@@ -148,6 +148,7 @@ def _request(
     return {
         "job": "segment and pick", "input": fingerprint(source), "model": model.sha256,
         "class": model.chosen, "precision": section.model.precision,
+        "average_flips": section.model.average_flips,
         "regions": [[n, fingerprint(path.absolute())] for n, path in section.regions.items()],
         "settings": section.settings.model_dump(mode="json"),
         "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom,

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKGROUND",
     "ChosenModel",
+    "check_3d_options",
     "check_argmax",
-    "check_precision",
     "choose_model",
     "chosen_class",
     "class_names_of",
@@ -137,14 +137,19 @@ def kind_of_model(model: str) -> NetworkKind:
     return model_info(resolve_model(model)).kind
 
 
-def check_precision(settings: SegmentSettings) -> None:
-    """Refuse a precision that the model does not know.
+def check_3d_options(settings: SegmentSettings) -> None:
+    """Refuse what only 3D networks know.
 
     Raises
     ------
     ConfigError
-        Another one than float32 for a 2D network.
+        Another precision than float32, or the mean over flips, for a 2D network.
     """
+    if settings.average_flips and kind_of_model(settings.model) != "unet3d":
+        raise ConfigError(
+            f"{settings.model}: average_flips: expected a 3D U-Net, found another network; "
+            "leave it out"
+        )
     if settings.precision != "float32" and is_2d(settings.model):
         raise ConfigError(
             f"{settings.model}: precision: expected float32 for a 2D network, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...core.errors import ConfigError
-from .chosen_model import check_argmax, check_precision, kind_of_model
+from .chosen_model import check_3d_options, check_argmax, kind_of_model
 from .slices import segment_slices_volume
 from .tiles import segment_tiles
 from .windows import segment_compat, segment_together
@@ -79,7 +79,7 @@ def segment_volume(
 
 def _refuse_misplaced(settings: SegmentSettings, kind: str, region: Path | None) -> None:
     """Refuse what this kind of network cannot be asked for; only one way takes a region mask."""
-    check_precision(settings)
+    check_3d_options(settings)
     check_argmax(settings)
     if kind == "unet3d" and settings.compat not in (None, "deepict"):
         raise ConfigError(

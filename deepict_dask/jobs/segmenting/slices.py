@@ -134,13 +134,17 @@ def segment_slices_volume(
             spacing_required=settings.compat is None,
         )
         warn_of_misfits(session, request.source, reader, [request.model])
-        if request.tiling is None:
-            _predict_exactly(request, reader, output)
-        elif request.is_polished:
-            _predict_then_polish(request, reader, output)
-        else:
-            _predict_as_deepict(request, reader, output)
+        _predict(request, reader, output)
     return target
+
+
+def _predict(request: _Request, reader: VolumeReader, output: VolumeOutput) -> None:
+    if request.tiling is None:
+        _predict_exactly(request, reader, output)
+    elif request.is_polished:
+        _predict_then_polish(request, reader, output)
+    else:
+        _predict_as_deepict(request, reader, output)
 
 
 def _predict_exactly(request: _Request, reader: VolumeReader, output: VolumeOutput) -> None:

@@ -109,7 +109,7 @@ def _request(
         "job": "segment", "input": fingerprint(source), "model": model.sha256,
         "class": model.chosen, "compat": settings.compat, "box_size": settings.box_size,
         "overlap": settings.overlap, "region": region and fingerprint(region),
-        "precision": settings.precision,
+        "precision": settings.precision, "average_flips": settings.average_flips,
         "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom,
     })  # fmt: skip
 
@@ -210,10 +210,13 @@ def joint_op(models: Mapping[SegmentSettings, ChosenModel], device: str) -> Join
 
     return JointSegmentOp(
         tuple(
-            SegmentOp(model.path, 0.0, 1.0, model.chosen, device, settings.precision)
+            SegmentOp(
+                model.path, 0.0, 1.0, model.chosen, device, settings.precision,
+                average_flips=settings.average_flips,
+            )
             for settings, model in models.items()
         )
-    )
+    )  # fmt: skip
 
 
 def measured_op(
