@@ -4,93 +4,27 @@ from __future__ import annotations
 
 import gzip
 import pickle
-from itertools import pairwise
 
-import mrcfile
 import numpy as np
 import pytest
+from training_scenes import PATCH, SHAPE, config, folder, labels, numbered, replaced, truth, write
 
-from deepict_dask.config.training import TrainConfig
-from deepict_dask.core.errors import (
-    ConfigError,
-    PicksFormatError,
-    ShapeMismatchError,
-    SpacingError,
-    VoxelValueError,
-)
+from deepict_dask.core.errors import PicksFormatError, SpacingError
 from deepict_dask.core.geometry import Box, Grid
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.engine.content import fingerprint
 from deepict_dask.io.volumes import create_volume
 from deepict_dask.training.data import open_training_data
 from deepict_dask.training.preview import counts_text, write_preview
-from deepict_dask.training.sampling import grid_boxes, is_kept
-from deepict_dask.training.targets import sphere_target
 from deepict_dask.training.voxels import read_mirrored
 
-SHAPE = (16, 40, 24)
-PATCH = (8, 8, 8)
-CENTRES = np.array([[3, 5, 6], [8, 20, 12], [12, 35, 18], [4, 30, 6]])
-BALLS = {"ribosome": {"picks": "picks_ribosome", "radius_voxels": 2.5}}
-MEMBRANE = {"membrane": {"labels": "labels", "values": [3]}}
-
-
-def write(path, voxels, spacing=13.5):
-    mrcfile.write(path, voxels, voxel_size=spacing, overwrite=True)
-
-
-def numbered():
-    """Return a tomogram of which each voxel says where it is."""
-    return np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
-
-
-def replaced(text, old, new):
-    assert old in text
-    return text.replace(old, new)
-
-
-def labels():
-    found = np.zeros(SHAPE, np.int8)
-    found[2:12, 10:13, :] = 3
-    found[:, :, 20] = 1
-    return found
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two tomograms with particles and labels, and a table of them."""
-    for name in "ab":
-        write(tmp_path / f"{name}.mrc", numbered())
-        write(tmp_path / f"{name}_labels.mrc", labels())
-        rows = "\n".join(f"{x},{y},{z}" for z, y, x in CENTRES)
-        (tmp_path / f"{name}.csv").write_text(f"{rows}\n")
-    lines = [f"{n},{n}.mrc,{n}_labels.mrc,{n}.csv" for n in "ab"]
-    (tmp_path / "cells.csv").write_text(
-        "\n".join(["name,tomogram,labels,picks_ribosome", *lines]) + "\n"
-    )
-    return tmp_path
-
-
-def config(folder, **changes):
-    settings = {
-        "tomograms": folder / "cells.csv",
-        "output": folder / "model",
-        "classes": BALLS | MEMBRANE,
-        "patches": {"shape": PATCH},
-        "augment": {"flips": False},
-    }
-    return TrainConfig.model_validate({**settings, **changes})
+__all__ = ["folder"]
 
 
 def original(data, images):
     """Return the numbers of the voxels of a batch."""
     tomogram = data.training[0].tomogram
     return np.rint(images * np.float32(tomogram.std) + np.float32(tomogram.mean)).astype(int)
-
-
-def truth():
-    balls = sphere_target(CENTRES, SHAPE, 2.5)
-    return np.stack([balls, (labels() == 3).astype(np.uint8)])
 
 
 def test_a_batch_holds_normalised_voxels_and_the_targets_at_their_place(folder):
@@ -248,97 +182,6 @@ def test_counts_are_those_of_the_whole_volumes(folder):
     assert second.isna()["particles"]
 
 
-def test_balanced_patches_hold_a_class_in_their_middle_and_all_classes_alike(folder):
-    sampling = {"shape": PATCH, "sampling": "balanced", "centred_fraction": 1.0}
-    data = open_training_data(config(folder, patches=sampling))
-    middle = np.zeros(2)
-    for step in range(60):
-        _, targets = data.batch(step)
-        inner = targets[:, :, 2:6, 2:6, 2:6].any(axis=(2, 3, 4))
-        assert inner.any(axis=1).all()
-        middle += inner.sum(axis=0)
-    assert 0.4 < middle[0] / middle[1] < 1.6
-
-
-def test_every_particle_and_every_tomogram_is_drawn(folder):
-    sampling = {"shape": PATCH, "centred_fraction": 1.0}
-    data = open_training_data(config(folder, classes=BALLS, patches=sampling))
-    drawn = [data.patch_of(step, slot) for step in range(40) for slot in range(4)]
-    assert {patch.part for patch in drawn} == {0, 1}
-    for centre in CENTRES:
-        held = [all(a <= c < b for a, c, b in zip(p.box.start, centre, p.box.stop, strict=True))
-                for p in drawn]  # fmt: skip
-        assert sum(held) > 20
-
-
-def test_uniform_patches_lie_anywhere_and_larger_tomograms_come_more_often(folder):
-    write(folder / "b.mrc", numbered()[:, :16])
-    write(folder / "b_labels.mrc", labels()[:, :16])
-    (folder / "b.csv").write_text("6,5,3\n")
-    patches = {"shape": PATCH, "sampling": "uniform"}
-    data = open_training_data(config(folder, patches=patches))
-    drawn = [data.patch_of(step, slot) for step in range(150) for slot in range(4)]
-    assert np.mean([patch.part == 0 for patch in drawn]) == pytest.approx(40 / 56, abs=0.06)
-    starts = {patch.box.start for patch in drawn if patch.part == 0}
-    assert {y for _, y, _ in starts} == set(range(33))
-    assert {x for _, _, x in starts} == set(range(17))
-
-
-def test_labelled_patches_have_more_labels_than_the_least_part(folder):
-    patches = {"shape": PATCH, "sampling": "labelled", "min_label_fraction": 0.1}
-    data = open_training_data(config(folder, patches=patches))
-    for step in range(20):
-        _, targets = data.batch(step)
-        assert (targets.mean(axis=(2, 3, 4)).max(axis=1) > 0.1).all()
-
-
-def test_the_grid_is_the_references_on_a_case_by_hand():
-    """Of 60 voxels, 64 with an overlap of 12: (60 + 20) // 40 = 2 boxes, the first from -12."""
-    found = grid_boxes(Box.whole((60, 64, 79)), (64, 64, 64), 12)
-    assert [box.start for box in found] == [(z, y, x) for z in (-12, 28) for y in (-12, 28)
-                                            for x in (-12, 28)]  # fmt: skip
-    assert len(grid_boxes(Box.whole((59, 64, 64)), (64, 64, 64), 12)) == 1 * 2 * 2
-    assert grid_boxes(Box.whole((39, 40, 40)), (64, 64, 64), 12)[0].start == (-12, -12, -12)
-
-
-def test_the_grid_draws_every_kept_patch_once_before_one_comes_again(folder):
-    patches = {"shape": PATCH, "sampling": "grid", "overlap": 2, "min_label_fraction": 0.05}
-    data = open_training_data(config(folder, patches=patches))
-    padded = np.pad(truth(), [(0, 0), (2, 6), (2, 6), (2, 6)], mode="reflect")
-    kept = set()
-    for z, y, x in np.ndindex(4, 10, 6):  # inner 4: 16 / 4, 40 / 4, 24 / 4
-        target = padded[:, 4 * z : 4 * z + 8, 4 * y : 4 * y + 8, 4 * x : 4 * x + 8]
-        if 0.05 < target.mean(axis=(1, 2, 3)).max() < 1:
-            kept |= {(part, (4 * z - 2, 4 * y - 2, 4 * x - 2)) for part in (0, 1)}
-    assert data.sampler.n_grid_patches == len(kept)
-    numbers = [data.patch_of(step, slot) for step in range(len(kept)) for slot in range(4)]
-    drawn = [(patch.part, patch.box.start) for patch in numbers]
-    turns = [drawn[k * len(kept) : (k + 1) * len(kept)] for k in range(4)]
-    assert all(set(turn) == kept for turn in turns)
-    assert all(one != two for one, two in pairwise(turns))
-
-
-def test_a_patch_that_one_class_fills_is_not_kept_by_the_grid():
-    full, empty = np.ones((1, 2, 2, 2), np.uint8), np.zeros((1, 2, 2, 2), np.uint8)
-    assert not is_kept(full, 0.0)
-    assert not is_kept(empty, 0.0)
-    assert is_kept(np.concatenate([full, empty], axis=3), 0.0)
-
-
-def test_flat_patches_for_2d_networks_are_one_slice(folder):
-    settings = config(
-        folder, network={"kind": "unet2d"}, patches={"shape": (1, 16, 16)},
-        augment={"quarter_turns": True}, validation={"fraction": 0.4},
-    )  # fmt: skip
-    data = open_training_data(settings)
-    images, targets = data.batch(0)
-    assert images.shape == (4, 1, 1, 16, 16)
-    assert targets.shape == (4, 2, 1, 16, 16)
-    assert data.n_validation_patches == 2 * 16 * 1 * 2
-    row = data.counts().query("role == 'training' and class_name == 'membrane'").iloc[0]
-    assert (row["patches"], row["all_patches"]) == (10 * 1 * 2, 16 * 2 * 2)
-
-
 def test_classes_of_one_list_are_told_apart_by_name(folder):
     text = "score,x,y,z,class_name\n1,6,5,3,fas\n1,12,20,8,ribosome\n1,18,35,12,fas\n"
     for name in "ab":
@@ -384,86 +227,6 @@ def test_a_network_with_one_answer_per_voxel_gets_classes_without_overlap(folder
         data = open_training_data(config(folder, network={"kind": kind}))
         target = data.training[0].tomogram.targets.read(Box.whole(SHAPE))
         assert target.sum(axis=0).max() == most
-
-
-PROBLEMS = {
-    "an empty class": (
-        {"classes": BALLS | {"er": {"labels": "labels", "values": [9]}}},
-        None, ConfigError, "class er: expected labelled voxels",
-    ),
-    "no patch with labels": (
-        {"patches": {"shape": PATCH, "sampling": "grid", "overlap": 2, "min_label_fraction": 0.9}},
-        None, ConfigError, "lower min_label_fraction",
-    ),
-    "an unknown column": (
-        {"classes": {"fas": {"picks": "fas", "radius_voxels": 2}}},
-        None, ConfigError,
-        r"cells\.csv: tomogram a: class fas: expected picks to be one of labels, picks_ribosome, ",
-    ),
-    "a tomogram smaller than a patch": (
-        {"patches": {"shape": (32, 32, 32)}},
-        None, ShapeMismatchError, r"at least the \(32, 32, 32\) voxels",
-    ),
-    "a held-out name that is not there": (
-        {"validation": {"tomograms": ["c"]}}, None, ConfigError,
-        r"validation\.tomograms: expected names of .*cells\.csv \(a, b\), .*unknown: c",
-    ),
-    "everything held out": (
-        {"validation": {"tomograms": ["a", "b"]}}, None, ConfigError, "all of them held out",
-    ),
-    "nothing of a tomogram held out": (
-        {"validation": {"fraction": 0.001}}, None, ConfigError, "which is 0",
-    ),
-    "an overlap that leaves nothing": (
-        {"patches": {"shape": PATCH, "sampling": "grid", "overlap": 4}},
-        None, ConfigError, "overlap below half",
-    ),
-    "labels of another shape": (
-        {}, lambda f: write(f / "b_labels.mrc", labels()[1:]),
-        ShapeMismatchError, r"\(16, 40, 24\) voxels .* found \(15, 40, 24\)",
-    ),
-    "particles outside": (
-        {}, lambda f: (f / "b.csv").write_text("3,5,3\n90,5,3\n"),
-        PicksFormatError, "1 of 2 outside",
-    ),
-    "voxel spacings that differ": (
-        {}, lambda f: write(f / "b.mrc", numbered(), 15), SpacingError, "found 15 Å",
-    ),
-    "a voxel that is NaN": (
-        {}, lambda f: write(f / "b.mrc", np.where(numbered() == 50, np.nan, numbered())),
-        VoxelValueError, r"1 of 15360 NaN or infinite, the first at zyx \(0, 2, 2\)",
-    ),
-    "a tomogram of one value": (
-        {}, lambda f: write(f / "b.mrc", np.ones(SHAPE, np.float32)), VoxelValueError, "differ",
-    ),
-    "a tomogram without a list": (
-        {}, lambda f: (f / "cells.csv").write_text(
-            replaced((f / "cells.csv").read_text(), "b.csv", "")),
-        ConfigError, "tomogram b: class ribosome: expected a file under picks_ribosome, found none",
-    ),
-    "a list of particles without angles for a mask": (
-        {"classes": {"r": {"picks": "picks_ribosome", "shape": "mask", "mask_file": "a.mrc"}}},
-        None, PicksFormatError, "rlnAngleRot",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore:Data array contains NaN:RuntimeWarning")
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_what_would_train_wrongly_is_refused_by_name(folder, problem, monkeypatch):
-    changes, spoil, error, said = PROBLEMS[problem]
-    monkeypatch.chdir(folder)
-    if spoil:
-        spoil(folder)
-    with pytest.raises(error, match=said):
-        open_training_data(config(folder, **changes))
-
-
-def test_a_few_particles_outside_are_left_out(folder):
-    rows = [f"{3 + k % 15},{5 + k % 30},{4 + k % 9}" for k in range(40)]
-    (folder / "b.csv").write_text("\n".join([*rows, "90,5,3"]) + "\n")
-    table = open_training_data(config(folder)).counts()
-    assert table.query("tomogram == 'b' and class_name == 'ribosome'")["particles"].item() == 40
 
 
 def test_mirrored_boxes_are_those_of_a_padded_volume():
