@@ -6,15 +6,19 @@ import glob
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["replace_file"]
 
 _HOST = platform.node()
 
 
-def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
+def replace_file(path: str | os.PathLike[str], content: bytes | str | Iterable[bytes]) -> None:
     """Write a file under a temporary name beside it, on the disk, then give it its name.
 
     Parameters
@@ -22,7 +26,8 @@ def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
     path
         The file; its folder must be there.
     content
-        Bytes, or text to be written as UTF-8.
+        Bytes, text to be written as UTF-8, or pieces of the file, each of which is written before
+        the next is asked for. An error of theirs leaves an old file as it was.
 
     Raises
     ------
@@ -42,7 +47,10 @@ def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
     temporary = target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            if isinstance(content, bytes | str):
+                file.write(content.encode() if isinstance(content, str) else content)
+            else:
+                file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -229,11 +230,11 @@ def _write_points(layer: PointsLayer, path: Path, store: Path) -> Path | None:
     header = open_ome_zarr(store)[1].header
     step = header.voxel_spacing_angstrom or 1.0
     pieces = napari_points_pieces(_batches(layer), (step, step, step), header.origin_angstrom)
-    content = b"".join(pieces)
-    if content.count(b"\n") < 2:
+    first = next(pieces, b"")
+    if first.count(b"\n") < 2:  # the names of the columns at most
         path.unlink(missing_ok=True)
         return None
-    replace_file(path, content)
+    replace_file(path, itertools.chain([first], pieces))
     return path
 
 
