@@ -29,7 +29,7 @@ from deepict_dask.evaluate.picks import score_picks
 from deepict_dask.models.checkpoint import load_checkpoint
 from deepict_dask.models.deepfinder import DeepFinder
 from deepict_dask.particles.mean_pool_nms import MeanPoolReduction, MeanPoolSettings, keep_highest
-from deepict_dask.particles.mean_shift import find_centres
+from deepict_dask.particles.mean_shift_members import find_objects
 from deepict_dask.segmentation.deepetpicker_tiles import DeepETPickerOp
 from deepict_dask.segmentation.deepfinder_windows import DeepFinderOp
 from deepict_dask.training.score_limits import MIN_SIZES
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from deepict_dask.synthetic import Cell
 
-__all__ = ["MATCH_RADIUS", "RECIPES", "cell_scores", "mean_shift_objects", "picker_f1s"]
+__all__ = ["MATCH_RADIUS", "RECIPES", "cell_scores", "picker_f1s"]
 
 Array = np.ndarray[Any, Any]
 
@@ -160,35 +160,14 @@ def _best_limit(known: Sequence[tuple[Searched, Cell]], name: str) -> Limit:
 def _labels_found(scores: Array, cell: Cell, _thresholds: Iterable[float]) -> Searched:
     """Pick as DeepFinder does, which has no threshold."""
     labels = np.where(cell.cytosol > 0, scores.argmax(0), 0)
-    centres, sizes, majority = mean_shift_objects(labels, BANDWIDTH)
+    objects = find_objects(labels, BANDWIDTH)
+    points = np.stack([objects[axis] for axis in "zyx"], axis=1)
     return {
-        (name, 0.0): Found(centres[majority == label], sizes[majority == label])
+        (name, 0.0): Found(
+            points[objects["label"] == label], objects["n_voxels"][objects["label"] == label]
+        )
         for label, name in enumerate(RADII, 1)
     }
-
-
-def mean_shift_objects(labels: Array, bandwidth: float) -> tuple[Array, Array, Array]:
-    """Return centres (n, 3), voxels and majority label of the objects of a label volume.
-
-    Examples
-    --------
-    >>> labels = np.zeros((5, 5, 12), int)
-    >>> labels[1:4, 1:4, 1:4], labels[1:4, 1:4, 8:11] = 1, 2
-    >>> labels[1, 1, 8] = 1
-    >>> centres, sizes, majority = mean_shift_objects(labels, 3.0)
-    >>> sorted(zip(sizes.tolist(), majority.tolist(), strict=True))
-    [(27, 1), (27, 2)]
-    """
-    from scipy.spatial import KDTree
-
-    voxels = np.argwhere(labels)
-    if not len(voxels):
-        return np.zeros((0, 3)), np.zeros(0, int), np.zeros(0, int)
-    centres = find_centres(labels, bandwidth)
-    owners = KDTree(centres).query(voxels)[1]
-    counts = np.zeros((len(centres), int(labels.max()) + 1), int)
-    np.add.at(counts, (owners, labels[tuple(voxels.T)]), 1)
-    return centres, counts.sum(1), counts.argmax(1)
 
 
 def _blobs_found(scores: Array, cell: Cell, thresholds: Iterable[float]) -> Searched:

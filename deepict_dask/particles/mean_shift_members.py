@@ -20,6 +20,7 @@ import numpy as np
 
 from ..core.ops import TreeReduction
 from ..core.tables import SCORE_UNIT
+from .mean_shift import find_centres
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
     from ..core.geometry import Block, Vec
     from .class_labels import ClassLabels
 
-__all__ = ["MEMBER_DTYPE", "OBJECT_DTYPE", "MemberReduction", "large_enough", "objects_of"]
+__all__ = [
+    "MEMBER_DTYPE",
+    "OBJECT_DTYPE",
+    "MemberReduction",
+    "find_objects",
+    "large_enough",
+    "objects_of",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -67,19 +75,7 @@ class MemberReduction(TreeReduction[Array, Array]):
     def measure(self, block: Block, *windows: Array) -> Array:
         """Count the voxels of one block."""
         labels, scores = self.labels.scored(windows)
-        flat = labels.ravel()
-        chosen = np.flatnonzero(flat)
-        parts = [np.zeros(0, MEMBER_DTYPE)]
-        for first in range(0, len(chosen), _BATCH_VOXELS):
-            some = chosen[first : first + _BATCH_VOXELS]
-            places = np.stack(np.unravel_index(some, labels.shape), axis=1) + block.read.start
-            rows = np.zeros(len(some), MEMBER_DTYPE)
-            rows["centre"] = _tree_of(self.centres).query(places)[1]
-            rows["label"], rows["n_voxels"] = flat[some], 1
-            if scores is not None:
-                rows["score_sum"] = np.rint(scores.ravel()[some] / SCORE_UNIT)
-            parts.append(_added(rows))
-        return _added(np.concatenate(parts))
+        return _counted(_tree_of(self.centres), labels, scores, block.read.start)
 
     def combine(self, left: Array, right: Array) -> Array:
         """Add the counts of two boxes."""
@@ -94,6 +90,52 @@ class MemberReduction(TreeReduction[Array, Array]):
         tree = self.n_centres * 120
         per_voxel = self.labels.bytes_per_voxel + 8
         return math.prod(window_shape) * per_voxel + _BATCH_VOXELS * 160 + tree
+
+
+def find_objects(labels: Array, bandwidth: float) -> Array:
+    """Return the mean-shift objects of a label volume that fits the memory.
+
+    Parameters
+    ----------
+    labels
+        int zyx, 0 where there is no class.
+    bandwidth
+        In voxels.
+
+    Returns
+    -------
+    array
+        `OBJECT_DTYPE`, without scores.
+
+    Examples
+    --------
+    >>> labels = np.zeros((5, 5, 12), int)
+    >>> labels[1:4, 1:4, 1:4], labels[1:4, 1:4, 8:11] = 1, 2
+    >>> labels[1, 1, 8] = 1
+    >>> sorted(find_objects(labels, 3.0)[["n_voxels", "label"]].tolist())
+    [(27, 1), (27, 2)]
+    """
+    from scipy.spatial import KDTree
+
+    centres = find_centres(labels, bandwidth)
+    return objects_of(centres, _counted(KDTree(centres), labels, None, (0, 0, 0)))
+
+
+def _counted(tree: Any, labels: Array, scores: Array | None, start: Vec) -> Array:
+    """Return the voxels of each centre and label, as rows; the tree is of the centres."""
+    flat = labels.ravel()
+    chosen = np.flatnonzero(flat)
+    parts = [np.zeros(0, MEMBER_DTYPE)]
+    for first in range(0, len(chosen), _BATCH_VOXELS):
+        some = chosen[first : first + _BATCH_VOXELS]
+        places = np.stack(np.unravel_index(some, labels.shape), axis=1) + start
+        rows = np.zeros(len(some), MEMBER_DTYPE)
+        rows["centre"] = tree.query(places)[1]
+        rows["label"], rows["n_voxels"] = flat[some], 1
+        if scores is not None:
+            rows["score_sum"] = np.rint(scores.ravel()[some] / SCORE_UNIT)
+        parts.append(_added(rows))
+    return _added(np.concatenate(parts))
 
 
 def _added(rows: Array) -> Array:
