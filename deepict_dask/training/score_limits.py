@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from ..evaluate.picks import score_picks
+from ..models.unet3d import UNet3D
 from ..segmentation.smoothing import smooth_along_z
-from ..segmentation.windows import normalise
+from ..segmentation.windows import normalise, predict_window
 from .networks import is_flat
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def standardized(volume: np.ndarray[Any, Any]) -> Floats:
     return found
 
 
-def whole_scores(network: Network, tomogram: Floats) -> Floats:
+def whole_scores(network: Network, tomogram: Floats, *, average_flips: bool = False) -> Floats:
     """Return the scores of a small tomogram, predicted whole, or slice by slice.
 
     Parameters
@@ -76,6 +77,8 @@ def whole_scores(network: Network, tomogram: Floats) -> Floats:
         In evaluation mode, with a sigmoid for each class; 3D or 2D.
     tomogram
         Zyx, of which each axis that the network pools is a multiple of its pooling cell.
+    average_flips
+        Of a 3D U-Net: the mean over the eight mirror images.
 
     Returns
     -------
@@ -89,6 +92,9 @@ def whole_scores(network: Network, tomogram: Floats) -> Floats:
     >>> whole_scores(network, np.random.default_rng(0).random((4, 4, 4), np.float32)).shape
     (1, 4, 4, 4)
     """
+    if isinstance(network, UNet3D):
+        found: Floats = predict_window(network, standardized(tomogram), average_flips=average_flips)
+        return found
     voxels = torch.from_numpy(standardized(tomogram))
     with torch.inference_mode():
         if is_flat(network.settings):
