@@ -12,7 +12,7 @@ from deepict_dask.io.replace import replace_file
 from deepict_dask.viewing import export
 from deepict_dask.viewing.scene import PointsLayer
 
-N_PICKS = 40_000
+N_PICKS = 60_000
 
 
 @pytest.fixture
