@@ -194,20 +194,11 @@ def segment(
     --------
     See docs/python.md.
     """
-    from .models.architecture import ends_in_softmax
     from .models.registry import loaded_model, resolve_model
 
     path = resolve_model(model)
     loaded = loaded_model(path)
-    names = loaded.class_names
-    if argmax and (not ends_in_softmax(loaded.settings) or class_name is not None):
-        raise ConfigError(
-            f"{model}: argmax: expected a DeepFinder or DeepETPicker model of several classes and "
-            f"no class_name, found a model of {', '.join(names)}"
-        )
-    if not argmax and class_name not in names and (class_name is not None or len(names) > 1):
-        raise ConfigError(f"{model}: expected one of the classes {names}, found {class_name}")
-    channel = 0 if class_name is None else names.index(class_name)
+    channel = _channel_of(loaded, str(model), class_name, argmax=argmax)
     data = _chunked(tomogram)
     exact = data.astype("float64")
     normalised = ((exact - exact.mean()) / exact.std()).astype("float32")
@@ -223,6 +214,21 @@ def segment(
         align=settings.align,
     )
     return _like(scores, tomogram, name)
+
+
+def _channel_of(loaded: LoadedModel, model: str, class_name: str | None, *, argmax: bool) -> int:
+    """Return the channel of a class, 0 where none is named; refuse what the model cannot give."""
+    from .models.architecture import ends_in_softmax
+
+    names = loaded.class_names
+    if argmax and (not ends_in_softmax(loaded.settings) or class_name is not None):
+        raise ConfigError(
+            f"{model}: argmax: expected a DeepFinder or DeepETPicker model of several classes and "
+            f"no class_name, found a model of {', '.join(names)}"
+        )
+    if not argmax and class_name not in names and (class_name is not None or len(names) > 1):
+        raise ConfigError(f"{model}: expected one of the classes {names}, found {class_name}")
+    return 0 if class_name is None else names.index(class_name)
 
 
 def _scores_of_tiles(loaded: LoadedModel, path: str, channel: int | None, data: Any) -> Any:

@@ -147,6 +147,12 @@ def export_volume(
     _refuse(name, overwrite=overwrite)
     stored = _stored_type(reader, name, dtype, slab_bytes)
     writer = _create(name, replace(reader.header, dtype=stored), chunks, shards)
+    _copy(reader, writer, name, slab_bytes)
+    return writer.header
+
+
+def _copy(reader: VolumeReader, writer: RawWriter | ZarrWriter, name: str, slab_bytes: int) -> None:
+    """Write all boxes and give the file its name; leave nothing where that does not succeed."""
     try:
         grain = writer.write_shape if isinstance(writer, ZarrWriter) else _grain(reader)
         for box in boxes_of(reader.header, grain, slab_bytes):
@@ -155,7 +161,6 @@ def export_volume(
     except BaseException:  # an interrupted copy leaves nothing behind either
         writer.discard()
         raise
-    return writer.header
 
 
 def _refuse(name: str, *, overwrite: bool) -> None:

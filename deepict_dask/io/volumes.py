@@ -108,19 +108,25 @@ def open_volume(
         path, scratch, class_name=class_name, allow_missing_chunks=allow_missing_chunks
     )
     _log(description, spacing_given=voxel_spacing_angstrom is not None)
-    if voxel_spacing_angstrom is None:
-        if spacing_required and description.spacing_problem:
-            raise SpacingError(
-                f"{description.path}: {description.spacing_problem}; pass "
-                "--voxel-spacing-angstrom to override"
-            )
-        return reader
-    if not (math.isfinite(voxel_spacing_angstrom) and voxel_spacing_angstrom > 0):
+    if voxel_spacing_angstrom is not None:
+        return _with_spacing(reader, path, description.path, voxel_spacing_angstrom)
+    if spacing_required and description.spacing_problem:
         raise SpacingError(
-            f"{description.path}: a voxel spacing of {voxel_spacing_angstrom} Å was given; "
-            "it must be positive"
+            f"{description.path}: {description.spacing_problem}; pass "
+            "--voxel-spacing-angstrom to override"
         )
-    spacing = float(voxel_spacing_angstrom)
+    return reader
+
+
+def _with_spacing(
+    reader: AnyReader, path: str | os.PathLike[str], described: str, given: float
+) -> AnyReader:
+    """Return the reader with the given voxel spacing; say where the file has another one."""
+    if not (math.isfinite(given) and given > 0):
+        raise SpacingError(
+            f"{described}: a voxel spacing of {given} Å was given; it must be positive"
+        )
+    spacing = float(given)
     written = reader.header.voxel_spacing_angstrom
     if written is not None and abs(written / spacing - 1) > _SPACING_TOLERANCE:
         log.warning(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..core.geometry import Vec
+    from ..core.volume import VolumeReader
     from .session import Session
 
 __all__ = ["polish_volume", "smoothing_grid"]
@@ -67,19 +68,8 @@ def polish_volume(
         "spacing": session.voxel_spacing_angstrom,
     }  # fmt: skip
     with volume_output(session, target, request_key(request)) as output:
-        reader = open_volume(
-            source,
-            voxel_spacing_angstrom=session.voxel_spacing_angstrom,
-            scratch=output.scratch,
-            class_name=class_name,
-            spacing_required=compat is None,
-        )
+        reader = _open_scores(session, source, output.scratch, class_name, compat)
         header = reader.header
-        if header.class_names:
-            raise ConfigError(
-                f"{source}: expected one class to polish, found {', '.join(header.class_names)}; "
-                "choose one with --class"
-            )
         op = SmoothOp(z_sigma, threshold, compat is not None, header.dtype)
         sink = output.sink(replace(header, dtype=op.dtype), session.chunks)
         grid = smoothing_grid(header.shape, session.chunks, op, session.workers.memory_bytes)
@@ -89,6 +79,26 @@ def polish_volume(
         ):
             map_chunks(session.workers, op, [reader], sink, grid, ledger=ledger, on_done=advance)
     return target
+
+
+def _open_scores(
+    session: Session, source: Path, scratch: Path, class_name: str | None, compat: str | None
+) -> VolumeReader:
+    """Open one class of a score map."""
+    reader = open_volume(
+        source,
+        voxel_spacing_angstrom=session.voxel_spacing_angstrom,
+        scratch=scratch,
+        class_name=class_name,
+        spacing_required=compat is None,
+    )
+    names = reader.header.class_names
+    if names:
+        raise ConfigError(
+            f"{source}: expected one class to polish, found {', '.join(names)}; "
+            "choose one with --class"
+        )
+    return reader
 
 
 def smoothing_grid(

@@ -108,20 +108,13 @@ def compare_lists(
     >>> compare_lists([folder / "a.csv", folder / "b.csv"], 2).counts
     {2: 1}
     """
-    if len(sources) < 2:
-        raise ConfigError(f"compare: expected at least two particle lists, found {len(sources)}")
     frame: dict[str, Any] = {
         "voxel_spacing_angstrom": voxel_spacing_angstrom, "tomogram_shape": tomogram_shape,
         "tomogram_name": tomogram_name,
     }  # fmt: skip
-    tables = dict(
-        zip(names_of(sources), (read_picks(path, **frame) for path in sources), strict=True)
-    )
+    tables = _read(sources, frame)
     _warn_of_classes(tables)
-    found = {
-        (one, other): compare_picks(tables[one], tables[other], distance)
-        for one, other in itertools.combinations(tables, 2)
-    }
+    found = _pair_by_pair(tables, distance)
     compared = ComparedLists(_joined(found), _consensus(list(tables.values()), distance))
     if target is not None:
         inputs = [fingerprint(path) for path in sources]
@@ -130,6 +123,23 @@ def compare_lists(
             _write(staged.folder, found, compared, request)
             staged.commit()
     return compared
+
+
+def _read(sources: Sequence[Path], frame: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Return the lists by their names."""
+    if len(sources) < 2:
+        raise ConfigError(f"compare: expected at least two particle lists, found {len(sources)}")
+    tables = [read_picks(path, **frame) for path in sources]
+    return dict(zip(names_of(sources), tables, strict=True))
+
+
+def _pair_by_pair(
+    tables: Mapping[str, pd.DataFrame], distance: float
+) -> dict[tuple[str, str], Comparison]:
+    return {
+        (one, other): compare_picks(tables[one], tables[other], distance)
+        for one, other in itertools.combinations(tables, 2)
+    }
 
 
 def _warn_of_classes(tables: Mapping[str, pd.DataFrame]) -> None:

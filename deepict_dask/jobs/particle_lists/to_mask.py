@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from ...particles.spheres import SphereSettings
     from ..session import Session
+    from ..volume_output import VolumeOutput
 
 __all__ = ["BlankVolume", "PaintReport", "paint_picks"]
 
@@ -122,19 +123,30 @@ def paint_picks(
         canvas = _canvas(session, like, shape, output.scratch)
         rows, legend = _spheres(picks, canvas, settings, tomogram_name)
         dtype = "float32" if settings.compat else smallest_type(rows["value"])
-        header = replace(canvas, dtype=dtype)
-        sink = output.sink(header, session.chunks)
-        grid = Grid(header.shape, sink.write_shape)
-        table = write_sphere_table(output.staged.partial / "spheres", rows, grid)
-        op = SphereOp(table, dtype, table.most_rows(), compat=settings.compat is not None)
-        check_budget("paint", op.bytes_needed(grid.window_shape), session.workers.memory_bytes)
-        blank = BlankVolume(header, str(picks))
-        with (
-            output.ledger(grid) as ledger,
-            session.progress.stage(op.name, grid.n_blocks, ledger.n_resumed) as advance,
-        ):
-            map_chunks(session.workers, op, [blank], sink, grid, ledger=ledger, on_done=advance)
+        blank = BlankVolume(replace(canvas, dtype=dtype), str(picks))
+        _paint(session, blank, rows, output, compat=settings.compat is not None)
     return PaintReport(len(rows), dtype, legend)
+
+
+def _paint(
+    session: Session,
+    blank: BlankVolume,
+    rows: np.ndarray[Any, Any],
+    output: VolumeOutput,
+    *,
+    compat: bool,
+) -> None:
+    """Write the spheres of all rows over the blank volume, a chunk in each task."""
+    sink = output.sink(blank.header, session.chunks)
+    grid = Grid(blank.header.shape, sink.write_shape)
+    table = write_sphere_table(output.staged.partial / "spheres", rows, grid)
+    op = SphereOp(table, blank.header.dtype, table.most_rows(), compat=compat)
+    check_budget("paint", op.bytes_needed(grid.window_shape), session.workers.memory_bytes)
+    with (
+        output.ledger(grid) as ledger,
+        session.progress.stage(op.name, grid.n_blocks, ledger.n_resumed) as advance,
+    ):
+        map_chunks(session.workers, op, [blank], sink, grid, ledger=ledger, on_done=advance)
 
 
 def _canvas(session: Session, like: Path | None, shape: Vec | None, scratch: Path) -> VolumeHeader:
