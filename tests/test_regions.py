@@ -2,181 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import distance_transform_cdt, distance_transform_edt, gaussian_filter
+from region_scenes import (
+    KINDS,
+    SPACING,
+    VOXEL_NM,
+    points_at,
+    region_mask,
+    smooth_noise,
+    store,
+    whole_distance,
+)
 from skimage.measure import label as skimage_label
 
-from deepict_dask import cli
 from deepict_dask.config import ContactSettings, PickSettings
-from deepict_dask.core.errors import (
-    ConfigError,
-    ShapeMismatchError,
-    SpacingError,
-    VoxelValueError,
-)
-from deepict_dask.core.geometry import Box, Grid
-from deepict_dask.core.volume import VolumeHeader
-from deepict_dask.io.array import ArrayReader
-from deepict_dask.io.ome_zarr_write import create_ome_zarr
+from deepict_dask.core.errors import ShapeMismatchError, SpacingError, VoxelValueError
+from deepict_dask.core.geometry import Box
 from deepict_dask.io.picks import read_picks
-from deepict_dask.io.stacked import StackedMasks
 from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs.picking.pick import pick_particles
-from deepict_dask.jobs.picking.region_search import Region, Search, search_chunk
 from deepict_dask.jobs.session import Session
-from deepict_dask.regions import (
-    PART_DTYPE,
-    MaskSurvey,
-    SurveyReduction,
-    distance_bytes,
-    nearest_distances,
-    parts_in_reach,
-)
 
-SPACING = 13.48
-VOXEL_NM = SPACING / 10
 NAMES = ("er", "mito-1", "cell.2")
-THREADS = ("--cluster", "threads", "--no-progress")
-
-
-def store(path, volume, spacing=SPACING):
-    header = VolumeHeader(volume.shape, str(volume.dtype), spacing)
-    writer = create_ome_zarr(path, header, overwrite=True)
-    for block in Grid(volume.shape, writer.write_shape):
-        writer.write(block.write, volume[block.write.slices])
-    return path
-
-
-def smooth_noise(shape, seed, sigma):
-    noise = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), sigma)
-    return noise / np.abs(noise).max()
 
 
 def smooth_scores(shape, seed):
     return (smooth_noise(shape, seed, 1.2) / 2 + 0.4).astype("float32")
-
-
-def region_mask(shape, kind, seed):
-    """A mask of one of the kinds that differ in what is looked at."""
-    rng = np.random.default_rng(seed)
-    if kind == "blobs":
-        return (smooth_noise(shape, seed, 3) > 0.4).astype("float32")
-    if kind == "noise":
-        return (rng.random(shape) < 0.05).astype("uint8")
-    mask = np.zeros(shape, "uint8")
-    if kind == "one voxel":
-        mask[tuple(rng.integers(0, shape))] = 255
-    elif kind == "one plane":
-        mask[:, rng.integers(0, shape[1])] = 1
-    elif kind == "box":
-        low = rng.integers(0, shape)
-        high = rng.integers(low, shape) + 1
-        mask[tuple(map(slice, low, high))] = 7
-    elif kind == "full":
-        mask[:] = 1
-    return mask
-
-
-KINDS = ("blobs", "noise", "one voxel", "one plane", "box", "full", "empty")
-
-
-def whole_distance(mask, metric="euclidean"):
-    """Return the distance of every voxel to the mask, in voxels, as SciPy finds it."""
-    if not mask.any():
-        return np.full(mask.shape, np.inf)
-    if metric == "chessboard":
-        return distance_transform_cdt(mask == 0, metric="chessboard").astype(float)
-    return distance_transform_edt(mask == 0)
-
-
-def parts_of(mask, chunks):
-    reduction = SurveyReduction(mask.dtype.name)
-    surveys = [
-        reduction.measure(block, mask[block.read.slices]) for block in Grid(mask.shape, chunks)
-    ]
-    return np.concatenate([survey.parts for survey in surveys])
-
-
-@given(
-    shape=st.tuples(*[st.integers(1, 30)] * 3),
-    chunks=st.tuples(*[st.integers(1, 32)] * 3),
-    kind=st.sampled_from(KINDS),
-    metric=st.sampled_from(["euclidean", "chessboard"]),
-    limit=st.sampled_from([0.0, 1.0, 2.5, 7.0, 12.3, 500.0]),
-    seed=st.integers(0, 1000),
-)
-@example((4, 4, 8), (4, 4, 4), "one voxel", "euclidean", 5.0, 0)
-def test_distances_up_to_a_limit_equal_scipys(shape, chunks, kind, metric, limit, seed):
-    mask = region_mask(shape, kind, seed)
-    rng = np.random.default_rng(seed)
-    points = rng.integers(0, shape, size=(40, 3))
-    expected = whole_distance(mask, metric)[tuple(points.T)]
-    parts = parts_in_reach(parts_of(mask, chunks), points, limit + 1)
-    found = nearest_distances(lambda box: mask[box.slices], parts, points, limit, metric)
-    np.testing.assert_allclose(found, np.where(expected <= limit, expected, np.inf), rtol=1e-12)
-
-
-def test_only_what_can_be_nearest_is_read():
-    mask = np.zeros((8, 8, 64), "uint8")
-    mask[2, 2, [3, 5, 13, 40, 61]] = 1
-    mask[:, :, 24:32] = 1
-    read = []
-
-    def reading(box):
-        read.append(box)
-        return mask[box.slices]
-
-    parts = parts_of(mask, (8, 8, 8))
-    found = nearest_distances(reading, parts, np.array([[2, 2, 4]]), 30)
-    assert found.tolist() == [1.0]
-    assert read == [Box((2, 2, 3), (3, 3, 6))]  # the part's own box, and no other
-    read.clear()
-    assert nearest_distances(reading, parts, np.array([[2, 2, 33]]), 30).tolist() == [2.0]
-    assert read == []  # a full part is its box; the next one is farther
-
-
-def test_many_surface_voxels_are_searched_in_several_trees(monkeypatch):
-    monkeypatch.setattr("deepict_dask.regions.distance.TREE_VOXELS", 50)
-    mask = region_mask((20, 21, 22), "noise", 3)
-    points = np.argwhere(np.ones(mask.shape))[::7]
-    found = nearest_distances(lambda box: mask[box.slices], parts_of(mask, (20, 9, 30)), points, 40)
-    np.testing.assert_allclose(found, whole_distance(mask)[tuple(points.T)], rtol=1e-12)
-
-
-def test_stacked_masks_hold_one_bit_for_each():
-    rng = np.random.default_rng(0)
-    for n, dtype in ((1, "uint8"), (8, "uint8"), (9, "uint16"), (33, "uint64"), (64, "uint64")):
-        masks = [
-            rng.integers(-1, 2, (3, 4, 5)).astype(rng.choice(["int8", "f4"])) for _ in range(n)
-        ]
-        stacked = StackedMasks(tuple(map(ArrayReader, masks)))
-        bits = stacked.read(Box((1, 0, 2), (3, 4, 5)))
-        assert (stacked.header.dtype, bits.dtype) == (dtype, dtype)
-        for number, mask in enumerate(masks):
-            inside = bits & bits.dtype.type(1 << number) != 0
-            np.testing.assert_array_equal(inside, mask[1:3, :, 2:] != 0)
-
-
-def test_masks_that_cannot_be_stacked_are_refused():
-    small, large = ArrayReader(np.zeros((2, 2, 2))), ArrayReader(np.zeros((2, 2, 3)))
-    with pytest.raises(ConfigError, match="1 to 64 masks, found 65"):
-        StackedMasks((small,) * 65)
-    with pytest.raises(ConfigError, match="found 0"):
-        StackedMasks(())
-    with pytest.raises(ShapeMismatchError, match=r"found \(2, 2, 3\)"):
-        StackedMasks((small, large))
 
 
 def passes(contact, mask, coordinates, centre):
@@ -282,13 +140,6 @@ def pick(workers, tmp_path, score, masks, chunks=(8, 8, 8), spacing=SPACING, **w
         tomogram_name="t",
     )
     return pd.read_parquet(target / "clusters.parquet")
-
-
-def points_at(shape, *places):
-    score = np.zeros(shape, "float32")
-    for place in places:
-        score[place] = 1
-    return score
 
 
 def test_files_with_three_regions_do_not_depend_on_the_chunks(any_workers, tmp_path):
@@ -446,113 +297,3 @@ def test_one_bad_mask_of_two_is_named(two_workers, tmp_path, bad, error, says):
     with pytest.raises(error, match=says):
         pick(two_workers, tmp_path, score, {"mito": np.ones(score.shape, "uint8"), "er": bad})
     assert not (tmp_path / "p").exists()
-
-
-def run(*arguments):
-    """Run a command line in this process; return its exit code and what it said."""
-    out = io.StringIO()
-    with (
-        pytest.raises(SystemExit) as end,
-        contextlib.redirect_stderr(out),
-        contextlib.redirect_stdout(out),
-    ):
-        cli.run_guarded(lambda: cli.app([*map(str, arguments)], standalone_mode=False))
-    return end.value.code, out.getvalue()
-
-
-@pytest.fixture
-def files(tmp_path):
-    """A score map of three points and two masks; returns the beginning of a command line."""
-    score = points_at((8, 8, 32), (4, 4, 2), (4, 4, 10), (4, 4, 18))
-    first, second = (region_mask(score.shape, "empty", 0) for _ in range(2))
-    first[:, :, 8:24], second[:, :, 24:] = 1, 1
-    for name, volume in (("s", score), ("er", first), ("mito", second)):
-        store(tmp_path / f"{name}.zarr", volume)
-    return ("pick", tmp_path / "s.zarr", tmp_path / "o")
-
-
-def test_the_command_line_takes_several_regions_and_contacts(files, tmp_path):
-    code, said = run(
-        *files, "--region-mask", tmp_path / "er.zarr", "--contact-mode", "contact",
-        "--region", f"mito={tmp_path / 'mito.zarr'}", "--contact", "mito:colocalization:10nm",
-        "--contact", "region:colocalization:3", "--distance-limit-nm", "30", *THREADS,
-    )  # fmt: skip
-    assert (code, said.splitlines()[-1]) == (0, f"1 picks in {tmp_path / 'o'}")
-    (row,) = pd.read_parquet(tmp_path / "o/clusters.parquet").to_dict("records")
-    assert (row["x"], row["n_in_region"], row["n_in_mito"]) == (18, 1, 0)
-    assert row["distance_region_nm"] == 0
-    assert row["distance_mito_nm"] == pytest.approx(6 * VOXEL_NM, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--region", "er"], ("--region", "NAME=FILE", "'er'")),
-        (["--region", "my er={er}"], ("--region", "letters", "'my er=")),
-        (["--region", "er={er}", "--region", "er={mito}"], ("two of 'er'",)),
-        (["--region-mask", "{er}", "--region", "region={mito}"], ("two of 'region' (the name of",)),
-        (["--region", "er={er}", "--contact", "mito:contact"], ("(er)", "'mito'")),
-        (["--contact", "er:contact"], ("(none is)", "'er'")),
-        (["--region", "er={er}", "--contact", "er:touch"], ("NAME:MODE", "'er:touch'")),
-        (["--region", "er={er}", "--contact", "er"], ("NAME:MODE", "'er'")),
-        (["--region", "er={er}", "--contact", "er:colocalization:5um"], ("25nm", "'5um'")),
-        (["--region", "er={er}", "--contact", "er:colocalization:-5"], ("25nm", "'-5'")),
-        (["--region", "er={er}", "--contact", "er:colocalization"], ("distance", "found 0")),
-        (["--region", "er={er}", "--contact", "er:contact:5nm"], ("distance", "with contact")),
-        (["--region", "er={er}", "--distance-limit-nm", "0"], ("distance_limit_nm", "found 0")),
-        (["--region", "er={er}", "--contact-mode", "contact"], ("--region-mask", "--contact NAME")),
-        (["--region", "er=nothing.mrc"], ("nothing.mrc", "check the path")),
-    ],
-)  # fmt: skip
-def test_wrong_regions_are_refused_in_one_message(files, tmp_path, options, says):
-    paths = {name: str(tmp_path / f"{name}.zarr") for name in ("er", "mito")}
-    code, said = run(*files, *(option.format(**paths) for option in options), *THREADS)
-    assert code == 2
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    for word in says:
-        assert word in said
-    assert not (tmp_path / "o").exists()
-
-
-def peak_of_one_search(store_path, n_points):
-    """Search one part in this process and return by how much its resident size grew at most."""
-    rng, status = np.random.default_rng(0), Path("/proc/self/status")
-
-    def once(reader, side, n):
-        parts = np.array([((0, 0, 0), (side,) * 3, False)], PART_DTYPE)
-        points = rng.integers(-side // 2, 3 * side // 2, (n, 3))
-        search_chunk([Search(Region("er", reader, MaskSurvey(parts)), 2.0 * side)], points)
-
-    once(ArrayReader(np.eye(8, dtype="uint8")[None].repeat(8, axis=0)), 8, 10)
-    reader = open_volume(store_path)
-    before = 1024 * int(status.read_text().split("VmRSS:")[1].split()[0])
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
-    once(reader, reader.header.shape[0], n_points)
-    return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0]) - before
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
-@pytest.mark.parametrize("n_points", [100, 100_000])
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-@pytest.mark.parametrize("density", [0.01, 0.7])  # 0.7 has the most surface
-def test_a_search_takes_no_more_memory_than_planned(tmp_path, dtype, density, n_points):
-    side = 128
-    path = tmp_path / "m.zarr"
-    mask = (np.random.default_rng(0).random((side,) * 3) < density).astype(dtype)
-    store(path, mask)
-    environment = {"ZARR_ASYNC__CONCURRENCY": "1", "ZARR_THREADING__MAX_WORKERS": "1"}
-    found = subprocess.run(
-        [sys.executable, __file__, path, str(n_points)],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    peak, planned = int(found.stdout), distance_bytes(mask.shape, dtype, n_points)
-    assert peak <= planned
-    if density > 0.5:
-        assert planned <= 2.5 * peak
-
-
-if __name__ == "__main__":
-    print(peak_of_one_search(Path(sys.argv[1]), int(sys.argv[2])))
