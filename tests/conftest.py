@@ -60,7 +60,8 @@ def stand_in(monkeypatch):
 
     for name, module in standin_cupy.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    standin_cupy.transfers.to_host.clear()
+    standin_cupy.transfers.clear()
+    standin_cupy.pinned_pool.clear()
 
 
 def _threads(n):

@@ -6,15 +6,18 @@ It is stricter than NumPy in what has broken code on GPUs before, and no looser 
 * functions take stand-in arrays and scalars only, a NumPy array raises TypeError;
 * functions that CuPy lacks are absent, and so are arguments that it lacks;
 * ``ufunc.at`` takes the types for which CuPy has atomic operations, and no others;
-* reductions return arrays without axes, not scalars.
+* reductions return arrays without axes, not scalars;
+* ``set`` takes a NumPy array of the same type and shape, and nothing else.
 
-Copies to the host are counted (`Transfers`), so that a test can say what may leave the device.
+Copies to the host are counted (`Transfers`), so that a test can say what may leave the device, and
+so are copies to the device, by where they come from.
 What it cannot show: wrong results of CuPy itself, speed, memory.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 import types
 from dataclasses import dataclass, field
 
@@ -36,12 +39,65 @@ FUNCTIONS = (
 
 @dataclass
 class Transfers:
-    """Bytes that went to the host, by copy."""
+    """Bytes that went to the host and to the device, by copy."""
 
     to_host: list[int] = field(default_factory=list)
+    to_device: list[int] = field(default_factory=list)
+    """Copied to page-locked memory first, by ``asarray``."""
+    to_device_from_pinned: list[int] = field(default_factory=list)
+
+    def clear(self):
+        """Forget what was counted."""
+        for counted in (self.to_host, self.to_device, self.to_device_from_pinned):
+            counted.clear()
 
 
 transfers = Transfers()
+
+
+class PinnedMemoryPointer(bytearray):
+    """A block of page-locked memory, which goes back to its pool when nobody has it any more."""
+
+    def __del__(self):
+        pinned_pool.free.append(len(self))
+
+
+class PinnedPool:
+    """What CuPy keeps of page-locked memory: blocks of sizes that are taken again."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.clear()
+
+    def clear(self):
+        """Forget all blocks, and have room for any."""
+        self.free, self.made, self.room = [], [], float("inf")
+
+    def block(self, size):
+        with self.lock:
+            if size in self.free:
+                self.free.remove(size)
+            elif size > self.room:
+                raise CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
+            else:
+                self.made.append(size)
+        return PinnedMemoryPointer(size)
+
+    def free_all_blocks(self):
+        self.free.clear()
+
+
+pinned_pool = PinnedPool()
+
+
+class CUDARuntimeError(RuntimeError):
+    """What CuPy raises where a call of CUDA fails."""
+
+
+def empty_pinned(shape, dtype=float, order="C"):
+    """Return an array of the host in page-locked memory."""
+    block = pinned_pool.block(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    return np.ndarray(shape, dtype, buffer=block, order=order)
 
 
 class OutOfMemoryError(MemoryError):
@@ -80,6 +136,16 @@ class Array:
     def get(self):
         transfers.to_host.append(self._values.nbytes)
         return self._values.copy()
+
+    def set(self, arr):
+        if type(arr) is not np.ndarray:
+            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        if arr.dtype != self.dtype:
+            raise TypeError(f"{arr.dtype} array cannot be set to {self.dtype} array")
+        if arr.shape != self.shape:
+            raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
+        transfers.to_device_from_pinned.append(arr.nbytes)
+        self._values[...] = arr
 
     def __bool__(self):
         return bool(self._values)
@@ -224,9 +290,10 @@ def _function(name):
 
 
 def asarray(values, dtype=None):
-    """Copy to the device: the one way there."""
+    """Copy to the device, by way of page-locked memory."""
     if isinstance(values, Array):
         return values if dtype is None else values.astype(dtype, copy=False)
+    transfers.to_device.append(np.asarray(values).nbytes)
     return Array(np.array(values, dtype=dtype))
 
 
@@ -276,10 +343,12 @@ def modules(free_bytes=8 << 30, n_gpus=1, with_cucim=True):
     cupy.asarray, cupy.ndarray, cupy.cuda = asarray, Array, cuda
     cupy.from_dlpack = lambda tensor: Array(np.from_dlpack(tensor))
     cupy.get_default_memory_pool = lambda: pool
+    cupy.get_default_pinned_memory_pool = lambda: pinned_pool
     names = ("fft", "ifft", "rfft", "irfft", "rfft2", "irfft2", "rfftn", "irfftn", "fftn", "ifftn")
     fft = made("cupyx.scipy.fft", **_ours(scipy.fft, names))
     ndimage = made("cupyx.scipy.ndimage", label=label_as_cupyx)
-    found = [cupy, cuda, runtime, fft, ndimage, made("cupyx"), made("cupyx.scipy")]
+    cupyx = made("cupyx", empty_pinned=empty_pinned)
+    found = [cupy, cuda, runtime, fft, ndimage, cupyx, made("cupyx.scipy")]
     if with_cucim:
         found += [made("cucim"), made("cucim.skimage")]
         found.append(made("cucim.skimage.measure", label=label_as_cucim))

@@ -13,7 +13,12 @@ from deepict_dask.core.errors import DeviceError
 from deepict_dask.core.spectrum import Spectrum
 from deepict_dask.engine import ClusterSettings, connect
 from deepict_dask.engine.cluster import Workers
-from deepict_dask.engine.gpu_workers import plan_gpu_workers, visible_gpus
+from deepict_dask.engine.gpu_workers import (
+    plan_gpu_workers,
+    task_bytes,
+    visible_gpus,
+    worker_specs,
+)
 from deepict_dask.equalization import EqualizeOp
 from deepict_dask.jobs.session import Session
 from deepict_dask.models.gpu_parts import gpu_parts
@@ -25,7 +30,7 @@ GIB = 1 << 30
 def test_every_gpu_has_one_worker_and_no_two_the_same():
     plan = plan_gpu_workers(["4", "GPU-5a"], n_cores=8, free_bytes=64 * GIB)
     seen = "CUDA_VISIBLE_DEVICES"
-    of_gpus = {n: {seen: env[seen]} for n, (_, env, kind) in plan.items() if kind == {"GPU": 1}}
+    of_gpus = {n: {seen: env[seen]} for n, (_, env, kind) in plan.items() if "GPU" in kind}
     assert of_gpus == {
         "gpu-0": {"CUDA_VISIBLE_DEVICES": "4"}, "gpu-1": {"CUDA_VISIBLE_DEVICES": "GPU-5a"},
     }  # fmt: skip
@@ -38,6 +43,32 @@ def test_a_worker_with_a_gpu_decodes_as_many_chunks_at_once_as_its_cores_allow()
     plan = plan_gpu_workers(["0", "1"], n_cores=6, free_bytes=64 * GIB)
     assert plan["gpu-0"][1]["ZARR_ASYNC__CONCURRENCY"] == "3"
     assert "ZARR_ASYNC__CONCURRENCY" not in plan["cpu-0"][1]
+
+
+@pytest.mark.parametrize(
+    ("n_cores", "gib", "n_tasks"),
+    [(16, 128, 3), (16, 30, 2), (16, 12, 1), (2, 128, 2), (1, 128, 1)],
+)
+def test_a_worker_with_a_gpu_has_as_many_tasks_as_its_memory_and_cores_allow(n_cores, gib, n_tasks):
+    plan = plan_gpu_workers(["0"], n_cores, gib * GIB)
+    assert plan["gpu-0"][2] == {"GPU": n_tasks}
+    assert task_bytes(plan, "GPU") * n_tasks <= plan["gpu-0"][0]
+    assert task_bytes(plan, "CPU") == plan["cpu-0"][0]
+    options = {name: spec["options"] for name, spec in worker_specs(plan).items()}
+    assert options["gpu-0"]["nthreads"] == n_tasks
+    assert {spec["nthreads"] for name, spec in options.items() if name != "gpu-0"} == {1}
+
+
+def test_the_tasks_of_a_worker_share_its_memory_but_one_that_is_alone_has_all():
+    kinds = frozenset({"GPU", "CPU"})
+    workers = Workers(None, 3, 2 * GIB, "", kinds=kinds, gpu_bytes=10 * GIB, tasks_per_gpu=3)
+    op = SegmentOp("m", 0.0, 1.0, device="cuda")
+    assert workers.memory_of(op) == 10 * GIB
+    assert workers.memory_of(op, alone=True) == 30 * GIB
+    assert workers.placed(op) == {"resources": {"GPU": 1}}
+    assert workers.placed(op, alone=True) == {"resources": {"GPU": 3}}
+    assert workers.placed(alone=True) == {"resources": {"CPU": 1}}
+    assert workers.memory_of(alone=True) == 2 * GIB
 
 
 def test_there_is_a_worker_without_a_gpu_even_on_one_core():

@@ -11,12 +11,16 @@ from .memory import (
     is_out_of_memory,
     say_once,
 )
+from .pinned import pinned
+from .turn import after_turn, device_turn
 
 __all__ = [
     "Device",
+    "after_turn",
     "compute_on",
     "count_gpus",
     "device_budget",
+    "device_turn",
     "empty_pools",
     "fft_of",
     "free_device_bytes",
@@ -26,6 +30,7 @@ __all__ = [
     "label_components",
     "namespace_of",
     "ndimage_of",
+    "pinned",
     "resolve_device",
     "say_once",
     "to_device",

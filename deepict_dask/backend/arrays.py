@@ -24,6 +24,7 @@ __all__ = [
     "fft_of",
     "from_dlpack",
     "is_on_device",
+    "is_pinned",
     "namespace_of",
     "ndimage_of",
     "to_device",
@@ -110,7 +111,14 @@ def to_device(array: Any, device: Device) -> Any:
     """
     if not device.is_gpu:
         return to_host(array)
-    return array if is_on_device(array) else _library("cupy").asarray(array)
+    if is_on_device(array):
+        return array
+    cupy = _library("cupy")
+    if not (is_pinned(array) and array.flags.c_contiguous):
+        return cupy.asarray(array)
+    there = cupy.empty(array.shape, array.dtype)
+    there.set(array)  # ``asarray`` would copy it to page-locked memory once more
+    return there
 
 
 def to_host(array: Any) -> np.ndarray[Any, Any]:
@@ -123,6 +131,20 @@ def to_host(array: Any) -> np.ndarray[Any, Any]:
     True
     """
     return array.get() if is_on_device(array) else array
+
+
+def is_pinned(array: Any) -> bool:
+    """Say whether a NumPy array lies in page-locked memory of CuPy's.
+
+    Examples
+    --------
+    >>> is_pinned(np.zeros(3)[1:])
+    False
+    """
+    owner = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return type(owner).__name__ == "PinnedMemoryPointer"
 
 
 def cupy_module() -> ModuleType:

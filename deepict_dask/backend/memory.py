@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .arrays import cupy_module, to_device, to_host
+from .turn import device_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,15 +53,16 @@ def device_budget(free_bytes: int) -> int:
 
 
 def free_device_bytes() -> int:
-    """Return the free memory of the current GPU, once both pools are emptied.
+    """Return the free memory of the current GPU between two turns, once both pools are emptied.
 
     Raises
     ------
     DeviceError
         CuPy is not installed.
     """
-    empty_pools()
-    free, _total = cupy_module().cuda.Device().mem_info
+    with device_turn():
+        empty_pools()
+        free, _total = cupy_module().cuda.Device().mem_info
     return int(free)
 
 

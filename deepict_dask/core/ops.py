@@ -69,6 +69,11 @@ class ChunkOp(ABC):
         """Windows must start on multiples of this."""
         return 1
 
+    @property
+    def uploads(self) -> bool:
+        """Whether ``apply`` takes its windows to a GPU as they were read."""
+        return False
+
     @abstractmethod
     def apply(self, block: Block, *windows: Array) -> np.ndarray[Any, Any]:
         """Return the result over ``block.read`` (zyx, or czyx); the engine crops it.
@@ -94,6 +99,11 @@ class TreeReduction(ABC, Generic[Partial, Result]):
     """Measure a block, combine neighbours, finish."""
 
     name: str
+
+    @property
+    def uploads(self) -> bool:
+        """Whether ``measure`` takes its windows to a GPU as they were read."""
+        return False
 
     @abstractmethod
     def measure(self, block: Block, *windows: Array) -> Partial:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import DeepictError, ShapeMismatchError, VoxelValueError, WorkFailedError
 from ..io.disk import disk_of, is_full
+from .device_part import device_part, ready_for_upload
 from .patience import read_patiently, write_patiently
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _read_chunk_by_chunk() -> None:
     """Let Zarr decode one chunk at a time in this process: ten at once take six times the memory.
 
     Workers that are started here are told so by their environment; others only by this. Workers
-    with a GPU are told of more: whole tomograms wait for one thread there (`gpu_workers`).
+    with a GPU are told of more: they have cores for it (`gpu_workers`).
     """
     import zarr
 
@@ -70,10 +71,14 @@ def read_windows(sources: Sequence[VolumeReader], block: Block) -> list[Any]:
 def run_block(
     op: ChunkOp, sources: Sequence[VolumeReader], sink: VolumeWriter, block: Block
 ) -> None:
-    """Read, compute, crop and write one block: the body of every map task."""
-    windows = read_windows(sources, block)
-    with naming(sources[0].path):
+    """Read, compute, crop and write one block: the body of every map task.
+
+    Where the op computes on a GPU, other threads of the worker read and write meanwhile.
+    """
+    windows = ready_for_upload(op, read_windows(sources, block))
+    with naming(sources[0].path), device_part(op):
         result = op.apply(block, *windows)
+    del windows  # not needed while the result is written
     write_patiently(sink, block.write, block.crop(result))
 
 

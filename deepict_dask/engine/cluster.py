@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -18,7 +18,8 @@ from ..core.errors import BudgetError, ClusterError
 from .batch_systems import BATCH_SYSTEMS
 from .budget import BASELINE_BYTES, format_bytes, parse_bytes
 from .company import told_when_alone
-from .gpu_workers import plan_local, worker_specs
+from .device_part import needs_gpu
+from .gpu_workers import plan_local, task_bytes, worker_specs
 from .staging import swept
 from .worker_settings import DASK_CONFIG, SINGLE_THREADED
 
@@ -67,7 +68,7 @@ class Workers:
     client: Any
     n_workers: int
     memory_bytes: int
-    """Memory of the smallest worker."""
+    """Memory of each task of the smallest worker."""
     address: str
     dashboard: str | None = None
     elsewhere: bool = False
@@ -75,7 +76,9 @@ class Workers:
     kinds: frozenset[str] = frozenset()
     """Dask resources of the workers where they differ: "GPU" for networks, "CPU" for the rest."""
     gpu_bytes: int | None = None
-    """Memory of the smallest worker with a GPU, where it has more than the others."""
+    """Memory of each task of a worker with a GPU, where that has more than the others."""
+    tasks_per_gpu: int = 1
+    """Tasks that each worker with a GPU has at a time: one computes, others read and write."""
     per_gpu: int = 1
     """Workers that share one GPU, each of which may have as large a part of its memory."""
     hint: str | None = None
@@ -100,13 +103,15 @@ class Workers:
             return None
         return max((int(one["metrics"].get("memory", 0)) for one in known), default=None)
 
-    def placed(self, *work: Any) -> dict[str, Any]:
+    def placed(self, *work: Any, alone: bool = False) -> dict[str, Any]:
         """Return what a submission says of where it runs, if there are workers of two kinds.
 
         Parameters
         ----------
         work
             Ops or reductions of the task: one that holds a network on a GPU needs such a worker.
+        alone
+            Whether no other task may run beside it on a worker with a GPU.
 
         Examples
         --------
@@ -115,18 +120,21 @@ class Workers:
         """
         if len(self.kinds) < 2:
             return {}
-        return {"resources": {"GPU" if any(map(_needs_gpu, work)) else "CPU": 1}}
+        if not needs_gpu(work):
+            return {"resources": {"CPU": 1}}
+        return {"resources": {"GPU": self.tasks_per_gpu if alone else 1}}
 
-    def memory_of(self, *work: Any) -> int:
-        """Return the memory of the smallest worker on which work may be placed.
+    def memory_of(self, *work: Any, alone: bool = False) -> int:
+        """Return the memory that a task has on the smallest worker on which it may be placed.
 
         Examples
         --------
         >>> Workers(None, 2, 1 << 30, "", gpu_bytes=4 << 30).memory_of()
         1073741824
         """
-        on_gpu = self.gpu_bytes is not None and any(map(_needs_gpu, work))
-        return self.gpu_bytes if on_gpu and self.gpu_bytes is not None else self.memory_bytes
+        if self.gpu_bytes is None or not needs_gpu(work):
+            return self.memory_bytes
+        return self.gpu_bytes * (self.tasks_per_gpu if alone else 1)
 
     def device(self, name: str) -> str:
         """Return cpu or cuda for auto, cpu or cuda: where the workers are, their GPU counts.
@@ -153,17 +161,6 @@ class Workers:
         kind = {"resources": {"GPU": 1}} if "GPU" in self.kinds else {}
         free = self.client.submit(free_device_bytes, pure=False, **kind).result()
         return int(free) // self.per_gpu
-
-
-def _needs_gpu(work: Any) -> bool:
-    """Say whether an op, or one that it holds, runs a network on a GPU."""
-    if isinstance(work, tuple | list):
-        return any(map(_needs_gpu, work))
-    if not is_dataclass(work):
-        return False
-    held = [getattr(work, each.name) for each in fields(work)]
-    on_gpu = str(getattr(work, "device", "cpu")).startswith("cuda")
-    return on_gpu or any(map(_needs_gpu, held))
 
 
 @contextmanager
@@ -322,12 +319,13 @@ def _local_with_gpus(plan: WorkerPlan) -> Iterator[Workers]:
         client = stack.enter_context(Client(cluster))
         disable_gc_diagnosis(force=True)  # as in `_local`
         keep_flat(client)
-        least = min(n_bytes for n_bytes, _, _ in plan.values())
         kinds = frozenset(kind for _, _, resources in plan.values() for kind in resources)
-        with_gpu = min(b for b, _, resources in plan.values() if "GPU" in resources)
+        least = {kind: task_bytes(plan, kind) for kind in kinds}
+        at_once = next(int(places["GPU"]) for _, _, places in plan.values() if "GPU" in places)
         yield Workers(
-            client, len(plan), least, cluster.scheduler_address, kinds=kinds, gpu_bytes=with_gpu
-        )
+            client, len(plan), min(least.values()), cluster.scheduler_address, kinds=kinds,
+            gpu_bytes=least["GPU"], tasks_per_gpu=at_once,
+        )  # fmt: skip
 
 
 def keep_flat(client: Any) -> None:

@@ -83,7 +83,7 @@ def run_apart(
 
     pending: dict[Any, Any] = {}
     for number, task in enumerate(tasks):
-        how = {"pure": False, "key": task_key(stage, number), **workers.placed(task)}
+        how = {"pure": False, "key": task_key(stage, number), **workers.placed(task, alone=True)}
         pending[workers.client.submit(function, task, **how)] = task
     try:
         for future in as_completed(list(pending)):

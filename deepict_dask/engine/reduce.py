@@ -27,6 +27,7 @@ import numpy as np
 
 from ..core.geometry import Block, Grid, Vec, as_vec
 from .arrays import naming, read_windows, run_each, task_key
+from .device_part import device_part, ready_for_upload
 from .handover import HandedOver
 
 if TYPE_CHECKING:
@@ -164,9 +165,9 @@ def measure_leaf(
     node: TreeNode,
     spill: SpillFolder | None,
 ) -> Any:
-    """Read and measure one block."""
-    windows = read_windows(sources, block)
-    with naming(sources[0].path):
+    """Read and measure one block; what it puts off (`backend.after_turn`) is done by then."""
+    windows = ready_for_upload(reduction, read_windows(sources, block))
+    with naming(sources[0].path), device_part(reduction):
         partial = reduction.measure(block, *windows)
     return _spilled(node, partial, spill)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.geometry import Box, Grid, as_vec
 from .arrays import explain, naming, task_key
+from .device_part import device_part
 from .patience import read_patiently, write_patiently
 from .progress import Progress
 from .spectral_pieces import PiecewiseTransform
@@ -29,7 +30,7 @@ Result = TypeVar("Result")
 def _transform(op: SpectralOp, source: VolumeReader, sink: VolumeWriter) -> None:
     """Read, transform and write a whole volume: the body of the task."""
     volume = read_patiently(source, Box.whole(source.header.shape))
-    with naming(source.path):
+    with naming(source.path), device_part(op):
         volume = op.transform(volume)
     for block in Grid(source.header.shape, sink.write_shape):
         write_patiently(sink, block.write, volume[block.write.slices])
@@ -38,12 +39,14 @@ def _transform(op: SpectralOp, source: VolumeReader, sink: VolumeWriter) -> None
 def _measure(op: SpectralMeasure[Result], source: VolumeReader) -> Result:
     """Read and measure a whole volume: the body of the task."""
     volume = read_patiently(source, Box.whole(source.header.shape))
-    with naming(source.path):
+    with naming(source.path), device_part(op):
         return op.measure(volume)
 
 
 def run_whole(workers: Workers, name: str, where: str, function: Any, *arguments: Any) -> Any:
     """Run one function as one task and return its result.
+
+    It may take all the memory of its worker: where that has a GPU, no other task runs beside it.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def run_whole(workers: Workers, name: str, where: str, function: Any, *arguments
     future = workers.client.submit(
         function,
         *arguments,
-        **({"pure": False, "key": task_key(name, 0)} | workers.placed(*arguments)),
+        **({"pure": False, "key": task_key(name, 0)} | workers.placed(*arguments, alone=True)),
     )
     try:
         return future.result()
@@ -106,7 +109,8 @@ def transform_volume(
     See `deepict_dask.jobs.equalize` for a call.
     """
     progress = progress or Progress(shown=False)
-    plan = plan_spectral(op, source.header.shape, sink.write_shape, workers.memory_of(op))
+    memory = workers.memory_of(op, alone=True)
+    plan = plan_spectral(op, source.header.shape, sink.write_shape, memory)
     if plan.layout is not None:  # pieces are for workers of any kind
         plan = plan_spectral(op, source.header.shape, sink.write_shape, workers.memory_bytes)
     log.info("%s: %s: %s", source.path, op.name, plan)

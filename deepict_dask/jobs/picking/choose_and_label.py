@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...backend import Device, compute_on, to_host
+from ...backend import Device, after_turn, compute_on, to_host
 from ...core.ops import TreeReduction
 from ...engine.patience import write_patiently
 from ...labelling.merge import LabelNode
@@ -38,7 +38,10 @@ class ChooseAndLabel(TreeReduction[LabelNode, LabelNode]):
     """Where voxels are labelled; "cuda" must be there."""
 
     def measure(self, block: Block, *windows: Any) -> LabelNode:
-        """Return the node of one chunk; the voxels that were chosen are written on the way."""
+        """Return the node of one chunk; the voxels that were chosen are written on the way.
+
+        On a GPU they are written after its turn.
+        """
         work = partial(self._measured, block)
         node: LabelNode = compute_on(Device(self.device), self.name, work, *windows)
         return node
@@ -47,7 +50,9 @@ class ChooseAndLabel(TreeReduction[LabelNode, LabelNode]):
         """Return the node of one chunk, made where its voxels are."""
         label = self.label
         chosen = select_voxels(score, regions, block.write, label.shape, label.select)
-        write_patiently(self.writer, block.write, to_host(chosen).view(np.uint8))
+        after_turn(
+            partial(write_patiently, self.writer, block.write, to_host(chosen).view(np.uint8))
+        )
         return label.measure_chosen(block, chosen, score, regions)
 
     def combine(self, left: LabelNode, right: LabelNode) -> LabelNode:

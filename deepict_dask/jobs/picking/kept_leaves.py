@@ -19,9 +19,11 @@ import shutil
 import uuid
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...backend import after_turn
 from ...core.ops import TreeReduction
 from ...io.replace import replace_file
 from ...io.zarr_check import find_whole_blocks
@@ -108,9 +110,14 @@ class KeptLeaves(TreeReduction[Any, Any]):
         path = Path(self.folder, f"{block.number}.leaf")
         if block.number in self.kept and (found := _load(path)) is not None:
             return found
-        partial = self.inner.measure(block, *windows)
-        _save(path, partial)
-        return partial
+        found = self.inner.measure(block, *windows)
+        after_turn(partial(_save, path, found))  # voxels that were put off come first
+        return found
+
+    @property
+    def uploads(self) -> bool:
+        """Whether windows go to a GPU as they were read."""
+        return self.inner.uploads
 
     def combine(self, left: Any, right: Any) -> Any:
         """Merge two neighbours."""

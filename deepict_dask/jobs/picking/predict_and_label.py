@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...backend import Device, compute_on, is_on_device, to_host
+from ...backend import Device, after_turn, compute_on, is_on_device, to_host
 from ...core.geometry import Block, Box, as_vec
 from ...core.ops import TreeReduction
 from ...core.statistics import StatisticsReduction
@@ -135,8 +135,16 @@ class PredictAndLabel(TreeReduction[PredictedNodes, PredictedNodes]):
         """Resident bytes of a process before its first window."""
         return self.op.fixed_bytes
 
+    @property
+    def uploads(self) -> bool:
+        """Whether windows go to a GPU as they were read."""
+        return self.op.uploads
+
     def measure(self, block: Block, *windows: Any) -> PredictedNodes:
-        """Return the nodes of one window; the voxels that were chosen are written on the way."""
+        """Return the nodes of one window; the voxels that were chosen are written on the way.
+
+        On a GPU they are written after its turn.
+        """
         scores = self.op.written_scores(block, windows[0])
         device = Device("cuda" if is_on_device(scores) else "cpu")
         inner = Block(block.number, block.index, block.write, block.write)
@@ -155,7 +163,7 @@ class PredictAndLabel(TreeReduction[PredictedNodes, PredictedNodes]):
     ) -> tuple[LabelNode, StatisticsPartial]:  # fmt: skip
         """Choose, label and measure voxels where the scores are; write which were chosen."""
         chosen = select_voxels(score, bits, block.write, self.shape, section.label.select)
-        write_patiently(writer, block.write, to_host(chosen.astype(np.uint8)))
+        after_turn(partial(write_patiently, writer, block.write, to_host(chosen.astype(np.uint8))))
         chunk = block.write.shape if self._labels_at_once(score) else self.chunk
         node = label_by_chunks(section.label, block, chunk, chosen=chosen, score=score, bits=bits)
         return node, score_range(block, score)
@@ -201,7 +209,8 @@ class PredictAndLabel(TreeReduction[PredictedNodes, PredictedNodes]):
         labels = [section.label for section in self.sections]
         if self.op.device.is_gpu:
             rows = sum(label.row_bytes_needed(write_shape) for label in labels)
-            held = n * (4 + sum(label.region_bytes for label in labels))
+            # a byte of each section waits to be written; as read, and page-locked
+            held = n * (8 + len(labels) + sum(label.region_bytes for label in labels))
             return held + rows + _WRITTEN_BYTES * math.prod(write_shape)
         # one class of a network is a part of the array of all
         n_scores = max(self.op.n_classes, *(op.n_classes for op in self.op.ops))

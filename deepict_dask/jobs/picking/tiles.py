@@ -20,6 +20,7 @@ import numpy as np
 from ...core.errors import ConfigError
 from ...engine import StagedOutput, check_budget, fingerprint, request_key
 from ...engine.arrays import naming, read_windows, run_each, task_key
+from ...engine.device_part import device_part
 from ...io.picks import write_picks
 from ...io.picks_table import make_picks
 from ...particles.deepetpicker_compat import TileSearch, drop_as_deepetpicker
@@ -233,7 +234,7 @@ def _find(session: Session, reader: VolumeReader, picker: TilePicker) -> Array:
 def find_in_tile(picker: TilePicker, reader: VolumeReader, tile: Block) -> Array:
     """Predict and search one tile: the body of a task."""
     (window,) = read_windows([reader], tile)
-    with naming(reader.path):
+    with naming(reader.path), device_part(picker.op):
         return picker.find(tile, window)
 
 
