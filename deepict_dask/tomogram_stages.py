@@ -61,6 +61,14 @@ class TomogramStages:
 
     def run(self) -> dict[str, int]:
         """Run all stages in their order; return the picks by folder."""
+        return replace(self, session=replace(self.session, warn=self._warn))._run()
+
+    def _warn(self, text: str) -> None:
+        """Warn, and note it with what is made from now on."""
+        self.record.hear(text)
+        self.session.warn(text)
+
+    def _run(self) -> dict[str, int]:
         tomogram = self.equalize()
         maps = self.segment(tomogram)
         masks = self.regions(tomogram, maps)
@@ -98,6 +106,8 @@ class TomogramStages:
         if not damage:
             StagedOutput(self.folder / output, key).clear_remains()
             self.record.confirm(output)
+            for text in self.record.warnings_of(output):  # it is not looked for again
+                self.session.warn(text)
         return not damage
 
     def _note(self, output: str, key: str) -> None:

@@ -262,6 +262,31 @@ def test_a_run_tells_it_of_each_tomogram_once_and_writes_it_down(
     assert sum(page.count(TOLD) for page in pages) == 1
 
 
+@pytest.mark.parametrize("keep_scores", [True, False])
+def test_what_an_earlier_run_has_finished_is_told_of_again_until_it_is_made_anew(
+    scene, tmp_path, two_workers, caplog, keep_scores
+):
+    first, second = ({"name": name, "threshold": 0.5} for name in "pq")
+    config = config_of(scene, tmp_path, "raw equalized", pick=[first], keep_scores=keep_scores)
+    run_pipeline(Session(two_workers), config)
+    (text,) = read_events(config.output)["raw"].warnings
+    for sections in ([first], [first, second], [first, second]):
+        caplog.clear()
+        more = config_of(scene, tmp_path, "raw equalized", pick=sections, keep_scores=keep_scores)
+        run_pipeline(Session(two_workers), more)
+        events = read_events(config.output)
+        assert {n: s.warnings for n, s in events.items()} == {"raw": [text], "equalized": []}
+        assert [said for said in warnings_of(caplog) if "was trained" in said] == [text]
+        pages = [page.read_text() for page in config.output.rglob("*.html")]
+        assert sum(page.count(TOLD) for page in pages) == 1
+    mended = config_of(
+        scene, tmp_path, "raw equalized", pick=[first], keep_scores=keep_scores,
+        equalize={"target": scene / "model.safetensors"},
+    )  # fmt: skip
+    run_pipeline(Session(two_workers), mended)
+    assert all(not state.warnings for state in read_events(config.output).values())
+
+
 def test_a_run_that_equalizes_warns_of_the_spacing_only(scene, tmp_path, one_worker, caplog):
     equalize = {"target": scene / "model.safetensors"}
     config = config_of(scene, tmp_path, "raw half", equalize=equalize)

@@ -48,3 +48,19 @@ def test_a_kept_promise_is_not_written_again(record, tmp_path):
     record.note("picks", "key")
     after = (tmp_path / "stages.json").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_an_output_remembers_what_was_warned_of_before_it_was_made(record, tmp_path):
+    record.note("equalized.zarr", "key")
+    record.hear("odd")
+    record.hear("odd")
+    record.note("scores.zarr", "key")
+    later = StageRecord(tmp_path)
+    assert [later.warnings_of(name) for name in ("equalized.zarr", "scores.zarr", "picks")] == [
+        [], ["odd"], []
+    ]  # fmt: skip
+    (tmp_path / "scores.zarr").mkdir()
+    assert later.outputs() == ["scores.zarr"]
+    assert later.answers("scores.zarr", "key")
+    later.note("scores.zarr", "another")  # made again, and nothing was odd
+    assert later.warnings_of("scores.zarr") == []

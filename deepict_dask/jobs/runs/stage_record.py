@@ -1,17 +1,24 @@
-"""Which request each finished output of a tomogram answers: what answers it is not made again."""
+"""Which request each finished output of a tomogram answers: what answers it is not made again.
+
+What was warned of while an output was made is noted with it. A run that finds the output finished
+does not look at the tomogram again, and says the same of it all the same.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...io.replace import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 __all__ = ["StageRecord"]
+
+_WARNINGS = "warnings"
+"""Beside the requests: no output is called so."""
 
 
 class StageRecord:
@@ -38,18 +45,41 @@ class StageRecord:
         self._folder = folder
         self._on_answer = on_answer
         self._path = folder / "stages.json"
+        self._heard: list[str] = []
 
     def begin(self) -> None:
         """Mark the folder as one of results, before the first output has its name."""
         if not self._path.exists():
             replace_file(self._path, "{}\n")
 
-    def _keys(self) -> dict[str, str]:
+    def _read(self) -> dict[str, Any]:
         try:
-            keys: dict[str, str] = json.loads(self._path.read_text())
+            found: dict[str, Any] = json.loads(self._path.read_text())
         except (OSError, ValueError):
             return {}
-        return keys
+        return found
+
+    def _keys(self) -> dict[str, str]:
+        return {name: key for name, key in self._read().items() if name != _WARNINGS}
+
+    def hear(self, warning: str) -> None:
+        """Take a warning down; it is noted with the outputs that are finished after it."""
+        if warning not in self._heard:
+            self._heard.append(warning)
+
+    def warnings_of(self, output: str) -> list[str]:
+        """Return what was warned of while an output was made.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> record = StageRecord(pathlib.Path(tempfile.mkdtemp()))
+        >>> record.hear("its voxel spacing is odd"), record.note("picks", "key")
+        (None, None)
+        >>> record.warnings_of("picks")
+        ['its voxel spacing is odd']
+        """
+        return list(self._read().get(_WARNINGS, {}).get(output, ()))
 
     def answers(self, output: str, key: str) -> bool:
         """Say whether a finished output of this name answers the request."""
@@ -62,7 +92,7 @@ class StageRecord:
         that. Of an output that is there, which another one will replace, nothing is noted yet.
         """
         if not (self._folder / output).exists():
-            self._write(output, key)
+            self._write(output, key, self._heard)
 
     def confirm(self, output: str) -> None:
         """Tell that an earlier output is whole and will not be made again."""
@@ -73,12 +103,15 @@ class StageRecord:
         return [output for output in self._keys() if (self._folder / output).exists()]
 
     def note(self, output: str, key: str) -> None:
-        """Note that an output is finished."""
-        self._write(output, key)
+        """Note that an output is finished, and what was warned of before."""
+        self._write(output, key, self._heard)
         self._on_answer(output)
 
-    def _write(self, output: str, key: str) -> None:
+    def _write(self, output: str, key: str, warnings: Sequence[str]) -> None:
         """Note a request, in one step; what is noted already is not written again."""
-        keys = self._keys()
-        if keys.get(output) != key:
-            replace_file(self._path, json.dumps({**keys, output: key}, indent=2) + "\n")
+        before = self._read()
+        told = {**before.get(_WARNINGS, {}), output: list(warnings)}
+        told = {name: texts for name, texts in told.items() if texts}
+        after = {**self._keys(), output: key} | ({_WARNINGS: told} if told else {})
+        if after != before:
+            replace_file(self._path, json.dumps(after, indent=2) + "\n")
