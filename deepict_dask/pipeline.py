@@ -77,7 +77,25 @@ def run_pipeline(
     session = replace(
         session, chunks=config.chunks, overwrite=True, many_tomograms=are_many(len(entries))
     )
-    plan = DatasetPlan(
+    maker = _Maker(config, {entry.name: entry for entry in entries}, one_at_a_time(say))
+
+    def before() -> None:
+        if restart:
+            remove_results(config)
+
+    return run_dataset(
+        session,
+        _dataset_plan(config, entries),
+        maker.run_one,
+        say=maker.say,
+        before=before,
+        after=maker.gather_picks,
+    )
+
+
+def _dataset_plan(config: RunConfig, entries: Sequence[TomogramEntry]) -> DatasetPlan:
+    """Return what the run makes of each tomogram, and from what."""
+    return DatasetPlan(
         config.output,
         dict.fromkeys((entry.name for entry in entries), expected_outputs(config)),
         pick_folders(config),
@@ -86,15 +104,6 @@ def run_pipeline(
             "config": config.model_dump(mode="json", by_alias=True),
             "inputs": {entry.name: str(entry.path.absolute()) for entry in entries},
         },
-    )
-    maker = _Maker(config, {entry.name: entry for entry in entries}, one_at_a_time(say))
-
-    def before() -> None:
-        if restart:
-            remove_results(config)
-
-    return run_dataset(
-        session, plan, maker.run_one, say=maker.say, before=before, after=maker.gather_picks
     )
 
 

@@ -97,29 +97,33 @@ def pick_particles(
     started = datetime.now(UTC)
     score = score.absolute()  # workers may run in another folder
     masks = {name: path.absolute() for name, path in (regions or {}).items()}
-    request = {
-        "job": "pick", "input": fingerprint(score),
-        "regions": [[name, fingerprint(path)] for name, path in masks.items()],
-        "settings": settings.model_dump(mode="json"), "spacing": session.voxel_spacing_angstrom,
-    }  # fmt: skip
-    key = request_key(request)
-    with StagedOutput(target, key, overwrite=session.overwrite) as staged:
+    request = _request(session, score, masks, settings)
+    with StagedOutput(target, request["key"], overwrite=session.overwrite) as staged:
         reader, job = _open_job(session, staged.folder, score, masks, settings)
         voxels = _label(session, reader, job)
         clusters = job.gather(
             voxels, partial(measure_statistics, session, reader, name="score range")
         )
         report = job.finish(
-            clusters,
-            voxels,
-            request={**request, "key": key},
+            clusters, voxels, request=request, started=started,
             tomogram_name=tomogram_name or target.name,
             inputs={"score": str(score), "regions": {n: str(path) for n, path in masks.items()}},
-            started=started,
-        )
+        )  # fmt: skip
         job.clean()
         staged.commit()
     return replace(report, folder=target)
+
+
+def _request(
+    session: Session, score: Path, regions: Mapping[str, Path], settings: PickSettings
+) -> dict[str, Any]:
+    """Return all that the result depends on, and its key."""
+    request = {
+        "job": "pick", "input": fingerprint(score),
+        "regions": [[name, fingerprint(path)] for name, path in regions.items()],
+        "settings": settings.model_dump(mode="json"), "spacing": session.voxel_spacing_angstrom,
+    }  # fmt: skip
+    return {**request, "key": request_key(request)}
 
 
 def _open_job(
