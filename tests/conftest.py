@@ -92,3 +92,24 @@ def three_workers():
 def any_workers(one_worker, two_workers, three_workers):
     """Clusters of 1, 2 and 3 workers, by their number."""
     return {1: one_worker, 2: two_workers, 3: three_workers}
+
+
+@pytest.fixture(scope="session")
+def gpu_worker():
+    """A worker as `gpu_workers` plans it: three threads and as many places for tasks."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    from deepict_dask.engine.cluster import Workers
+    from deepict_dask.engine.worker_settings import DASK_CONFIG
+
+    options = {"n_workers": 1, "threads_per_worker": 3, "processes": False, "memory_limit": 0}
+    with (
+        dask.config.set(DASK_CONFIG),
+        LocalCluster(**options, resources={"GPU": 3, "CPU": 1}, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        yield Workers(
+            client, 1, 4 << 30, cluster.scheduler_address, kinds=frozenset({"GPU", "CPU"}),
+            gpu_bytes=4 << 30, tasks_per_gpu=3,
+        )  # fmt: skip
