@@ -17,6 +17,7 @@ from deepict_dask.io.ome_zarr_write import create_ome_zarr
 from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
+from deepict_dask.models.arranged import _Kernel
 from deepict_dask.models.checkpoint import save_model
 from deepict_dask.models.inference import InferenceUNet3D
 from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
@@ -25,6 +26,8 @@ from deepict_dask.segmentation.windows import SegmentOp, predict_window
 
 LARGEST_DIFFERENCE = 0.15
 """Of scores of networks with random weights and sharp edges; measured: 0.016, 0.021, 0.092."""
+
+ONEDNN = _Kernel._by_onednn
 
 
 @pytest.fixture(autouse=True)
@@ -159,3 +162,19 @@ def test_an_unknown_precision_is_refused_by_the_command():
     result = CliRunner().invoke(app, options)
     assert result.exit_code != 0
     assert "precision" in (result.output + str(result.exception))
+
+
+def test_float16_is_computed_in_float32_whatever_the_processor_has(monkeypatch):
+    # a processor may know bfloat16 and not float16, and oneDNN then fails where it is asked
+    network = sharp_network(2)
+    full = predict_window(InferenceUNet3D(network), window())
+    asked = []
+
+    def by_onednn(kernel, *args, **kwargs):
+        asked.append(kernel.dtype)
+        return ONEDNN(kernel, *args, **kwargs)
+
+    monkeypatch.setattr(_Kernel, "_by_onednn", by_onednn)
+    rough = predict_window(InferenceUNet3D(network, "float16"), window())
+    assert 0 < np.abs(full - rough).max() <= LARGEST_DIFFERENCE / 8
+    assert torch.float16 not in asked

@@ -337,7 +337,9 @@ def _onednn_takes(dtype: torch.dtype) -> bool:
     offered = all(hasattr(torch.ops.mkldnn, name) for name in _ONEDNN_OPERATORS)
     if not offered or not torch.backends.mkldnn.is_available():
         return False
-    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32  # float16 is for GPUs; few processors have it
 
 
 def _along_x(rows: torch.Tensor) -> torch.Tensor:
