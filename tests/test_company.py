@@ -17,7 +17,7 @@ def cluster():
 
 def wait_for(found):
     """Wait generously until something is found."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not found() and time.monotonic() < until:
         time.sleep(0.05)
     return found()

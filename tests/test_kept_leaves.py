@@ -99,7 +99,7 @@ def test_any_number_of_workers_goes_on_with_the_same_bytes(
     files, n = undisturbed
     assert windows.run(three_workers, config, at_most=1) == 1
     leaves = inside(config.output / "a/picks_a.partial", "pass/leaves")
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not [*leaves.glob("*.leaf")] and time.monotonic() < until:
         time.sleep(0.01)  # its task may end after the run
     assert windows.run(one_worker, config, at_most=1) == 1
