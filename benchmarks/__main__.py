@@ -1,8 +1,8 @@
 """Run benchmarks, write one JSON, one page and plots: ``python -m benchmarks [NAME ...]``.
 
-All run unless some are named, but for the training of networks, which takes hours. The files are
-``small.*`` or ``full.*``, by the size. Figures of benchmarks that are not asked for are kept from
-the last run of the same size.
+All run unless some are named, but for a million windows and the training of networks, which take
+hours. The files are ``small.*`` or ``full.*``, by the size. Figures of benchmarks that are not
+asked for are kept from the last run of the same size.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 NAMES = (
     "label", "segment", "equalize", "run", "dataset", "scaling", "memory", "rivals_label",
-    "rivals_inference", "plans", "mean_shift", "training",
+    "rivals_inference", "plans", "million", "mean_shift", "training",
 )  # fmt: skip
-_LONG = ("training",)
-"""Run in full size only where they are named: they take hours."""
+_LONG = ("million", "training")
+"""Run in full size only where they are named: they take an hour and more."""
 _PACKAGES = (
     "deepict-dask", "dask", "numpy", "torch", "zarr", "scipy", "connected-components-3d",
     "scikit-image", "scikit-learn", "dask-image", "monai", "openvino", "onnx", "onnxruntime",
@@ -76,7 +76,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "names", nargs="*", type=_known, metavar="NAME", help="all but training by default"
+        "names",
+        nargs="*",
+        type=_known,
+        metavar="NAME",
+        help="all but million and training by default",
     )
     parser.add_argument(
         "--size", choices=("small", "full"), default="full",

@@ -156,7 +156,7 @@ class Watch:
         return float(np.polyfit(counts, sizes, 1)[0]) * 1e5 / 2**20
 
 
-def _grid(n_blocks: int) -> Grid:
+def grid_of(n_blocks: int) -> Grid:
     """Return a grid of at least this many blocks, as cubic as it can be."""
     side = round(n_blocks ** (1 / 3))
     side += side**3 < n_blocks
@@ -165,7 +165,7 @@ def _grid(n_blocks: int) -> Grid:
 
 def long_map(cluster: WorkerCluster, n_blocks: int, n_tasks: int) -> dict[str, float]:
     """Start a map over many blocks with a ledger; return its costs over the first tasks."""
-    grid, op = _grid(n_blocks), SleepOp(0.0)
+    grid, op = grid_of(n_blocks), SleepOp(0.0)
     volume = NoVolume(grid.shape)
     with tempfile.TemporaryDirectory() as folder:
         watch = Watch(cluster, n_tasks)
@@ -179,7 +179,7 @@ def long_map(cluster: WorkerCluster, n_blocks: int, n_tasks: int) -> dict[str, f
 
 def long_reduce(cluster: WorkerCluster, n_blocks: int, n_tasks: int) -> dict[str, float]:
     """Start a reduction over many blocks; return its costs over the first leaves."""
-    grid = _grid(n_blocks)
+    grid = grid_of(n_blocks)
     watch = Watch(cluster, n_tasks)
     with suppress(EnoughError):
         volume = NoVolume(grid.shape)

@@ -151,7 +151,7 @@ def test_a_broken_tomogram_fails_alone_and_the_command_ends_with_1(blob):
     assert "b.mrc" in rows[1]["reason"]
     assert states_of("out") == {
         "a": ("done", ["done"] * 3),
-        "b": ("failed", ["failed", "waiting", "waiting"]),
+        "b": ("failed", ["failed", "not made", "not made"]),
         "c": ("done", ["done"] * 3),
     }
     shown = CliRunner().invoke(app, ["status", "out"]).output

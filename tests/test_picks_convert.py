@@ -38,6 +38,60 @@ def test_a_list_goes_to_a_format_and_back_by_its_ending(tmp_path, ending):
     assert zyx(read_picks(back)).tolist() == [[5, 88, 9]]
 
 
+@pytest.mark.parametrize("ending", ["tbl", "em", "motl.csv"])
+def test_a_list_that_numbers_its_tomograms_is_asked_by_number(tmp_path, ending):
+    numbers, where = [2, 116, 2], [[5, 88, 9], [1, 2, 3], [4, 5, 6]]
+    path = tmp_path / ("motl.csv" if ending == "motl.csv" else f"a.{ending}")
+    listed(path, where, [0.9, 0.8, 0.7], tomogram_number=numbers)
+    for name, called in (("116", "116"), ("116=TS_1", "TS_1")):
+        picks = read_picks(path, tomogram_name=name)
+        assert zyx(picks).tolist() == [[1, 2, 3]]
+        assert picks.tomogram_name.tolist() == [called]
+    for name in ("TS_1", "7", "7=TS_1"):
+        with pytest.raises(PicksFormatError, match=r"one of its 2 tomograms \(2, 116\).*2=NAME"):
+            read_picks(path, tomogram_name=name)
+    words = (
+        "--tomogram-name",
+        "2=TS_9",
+        "--voxel-spacing-angstrom",
+        "10",
+        "--tomogram-shape",
+        "99,99,99",
+    )
+    assert run(path, tmp_path / "a.star", *words).exit_code == 0
+    again = read_picks(tmp_path / "a.star", voxel_spacing_angstrom=10, tomogram_shape=(99, 99, 99))
+    assert zyx(again).tolist() == [[5, 88, 9], [4, 5, 6]]
+    assert set(again.tomogram_name) == {"TS_9"}
+
+
+def test_one_class_goes_to_a_format_that_holds_one(tmp_path):
+    listed(tmp_path / "a.xml", [[5, 88, 9], [1, 2, 3]], [0.9, 0.8], class_number=[1, 12])
+    words = (tmp_path / "a.xml", tmp_path / "a.json", "--voxel-spacing-angstrom", "10")
+    with pytest.raises(PicksFormatError, match="write one list for each \\(--class\\)"):
+        run(*words)
+    with pytest.raises(ConfigError, match="--class 2: expected a class of the list, found 1, 12"):
+        run(*words, "--class", "2")
+    assert run(*words, "--class", "12").exit_code == 0
+    back = read_picks(tmp_path / "a.json", voxel_spacing_angstrom=10)
+    assert zyx(back).tolist() == [[1, 2, 3]]
+
+
+def test_a_list_of_one_numbered_tomogram_is_of_the_one_asked_for(tmp_path):
+    listed(tmp_path / "a.tbl", [[5, 88, 9]], [0.9], tomogram_number=[126])
+    assert len(read_picks(tmp_path / "a.tbl", tomogram_name="TS_1")) == 1
+
+
+def test_points_without_scores_keep_their_order(tmp_path, real_files):
+    # two contours of an IMOD model; by falling score they would be in raster order
+    drawn = real_files / "mod/imodmodel_two_contour_example.mod"
+    assert run(drawn, tmp_path / "a.csv").exit_code == 0
+    assert run(tmp_path / "a.csv", tmp_path / "b.mod").exit_code == 0
+    before, after = (zyx(read_picks(path)) for path in (drawn, tmp_path / "b.mod"))
+    assert len(before) == 25
+    assert before[1:].tolist() != sorted(before[1:].tolist())
+    assert abs(after - before).max() < 1e-3
+
+
 def test_columns_that_are_left_out_are_named(tmp_path):
     listed(tmp_path / "a.csv", [[5, 88, 9]], [0.75], label=[1], quality=[0.5])
     assert run(tmp_path / "a.csv", tmp_path / "a.box").stdout.endswith(

@@ -207,6 +207,8 @@ def test_a_list_of_several_tomograms_needs_a_choice(two_workers, tmp_path):
     wish, names = SphereSettings(radius=1), ["a", "b"]
     with pytest.raises(PicksFormatError, match="--tomogram-name"):
         paint(two_workers, tmp_path, [[5, 5, 5], [9, 9, 9]], wish, tomogram_name=names)
+    with pytest.raises(PicksFormatError, match=r"found 2 \(2, 116, ...\); choose one with --tomo"):
+        paint(two_workers, tmp_path, [[5, 5, 5], [9, 9, 9]], wish, tomogram_number=[2, 116])
 
 
 def test_what_cannot_be_meant_is_refused(two_workers, tmp_path):

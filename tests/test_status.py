@@ -78,7 +78,7 @@ def test_a_live_run_shows_what_is_done_and_what_waits(told):
     later = lines["c: wrote scores_net.zarr"]
     assert states_of(later) == {
         "a": ("done", ["done", "done"]),
-        "b": ("failed", ["failed", "waiting"]),
+        "b": ("failed", ["failed", "not made"]),
         "c": ("running", ["done", "waiting"]),
     }
 

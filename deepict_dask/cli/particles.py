@@ -43,7 +43,14 @@ def convert(
     tomogram_shape: ShapeOption = None,
     tomogram_name: Annotated[
         str | None,
-        typer.Option("--tomogram-name", help="Only this tomogram's picks, and its name in OUT"),
+        typer.Option(
+            "--tomogram-name",
+            help="Only this tomogram's picks, and its name in OUT; by NUMBER or NUMBER=NAME where "
+            "IN has numbers (Dynamo, motl).",
+        ),
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Only picks of this class, by name or number")
     ] = None,
     pixel_size_angstrom: Annotated[
         float | None,
@@ -73,6 +80,7 @@ def convert(
     """
     from ..core.errors import OutputExistsError
     from ..io.picks import columns_left_out, read_picks, write_picks
+    from ..io.picks_table import of_class
 
     if target.exists() and not overwrite:
         raise OutputExistsError(f"{target}: expected no such output, found one; use --overwrite")
@@ -86,6 +94,7 @@ def convert(
         "star_centre": star_centre,
     }  # fmt: skip
     picks = read_picks(source, file_format=source_format, **frame)
+    picks = picks[of_class(picks, class_name, source)].reset_index(drop=True)
     write_picks(picks, target, file_format=file_format, **frame)
     lost = columns_left_out(picks, target, file_format)
     say(f"{len(picks)} picks in {target}" + (f", without {', '.join(lost)}" if lost else ""))

@@ -103,7 +103,9 @@ def picks_csv_pieces(tables: Iterable[pd.DataFrame]) -> Iterator[bytes]:
 
 
 def dump_picks_csv(table: pd.DataFrame) -> bytes:
-    """Return the bytes of a picks.csv.
+    """Return the bytes of a picks.csv, by falling score.
+
+    Where no pick has a score, as of points along a drawn line, rows stay in their order.
 
     Examples
     --------
@@ -113,7 +115,10 @@ def dump_picks_csv(table: pd.DataFrame) -> bytes:
     0.75,3.000,2.000,1.000,7
     0.5,9.000,88.500,5.000,120
     """
-    return b"".join(picks_csv_pieces([by_falling_score(checked_picks(table))]))
+    picks = checked_picks(table)
+    if picks["score"].notna().any():
+        picks = by_falling_score(picks)
+    return b"".join(picks_csv_pieces([picks]))
 
 
 def _names_of(table: TextTable) -> Sequence[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..core.errors import PicksFormatError, SpacingError
+from ..core.errors import ConfigError, PicksFormatError, SpacingError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,7 @@ __all__ = [
     "loses_class_names",
     "make_picks",
     "named_by_number",
+    "of_class",
     "of_tomogram",
     "tomogram_numbers",
     "warn_of_strays",
@@ -192,22 +193,28 @@ def _stem(name: str) -> str:
 def of_tomogram(picks: pd.DataFrame, name: str | None, where: object) -> pd.DataFrame:
     """Return the picks of one tomogram, under the name asked for; all of them without a name.
 
-    "TS_1" also means "TS_1.tomostar" and "folder/TS_1.mrc". A list that names no tomogram is taken
-    to be of the one asked for.
+    "TS_1" also means "TS_1.tomostar" and "folder/TS_1.mrc". A list that numbers its tomograms
+    (Dynamo, motl) is asked by number, "116", or by number and the name it is to have, "116=TS_1".
+    A list that neither names nor numbers several tomograms is taken to be of the one asked for.
 
     Raises
     ------
     PicksFormatError
-        Where the list has picks, but none of this tomogram.
+        Where the list has picks, but none of this tomogram, or only numbers to choose by.
 
     Examples
     --------
     >>> picks = make_picks([[1, 2, 3], [4, 5, 6]], tomogram_name=["TS_1.tomostar", "TS_11"])
     >>> of_tomogram(picks, "TS_1", "a.star")[["z", "tomogram_name"]].to_numpy().tolist()
     [[1.0, 'TS_1']]
+    >>> picks = make_picks([[1, 2, 3], [4, 5, 6]], tomogram_number=[2, 116])
+    >>> of_tomogram(picks, "116=TS_1", "a.tbl")[["z", "tomogram_name"]].to_numpy().tolist()
+    [[4.0, 'TS_1']]
     """
-    if name is None or "tomogram_name" not in picks.columns or picks.empty:
+    if name is None or picks.empty:
         return picks
+    if "tomogram_name" not in picks.columns:
+        return _of_number(picks, name, where) if "tomogram_number" in picks.columns else picks
     names = picks["tomogram_name"].astype(str)
     wanted = _stem(name)
     kept = picks[[_stem(one) == wanted for one in names]].reset_index(drop=True)
@@ -218,6 +225,24 @@ def of_tomogram(picks: pd.DataFrame, name: str | None, where: object) -> pd.Data
             f"({', '.join(found[:3])}, ...); pass one of these as tomogram_name, or none"
         )
     return kept.assign(tomogram_name=name)
+
+
+def _of_number(picks: pd.DataFrame, name: str, where: object) -> pd.DataFrame:
+    """Return the picks of a numbered tomogram; all, where there is one and it is not asked for."""
+    numbers = picks["tomogram_number"].to_numpy(np.float64)
+    there = sorted({int(n) for n in numbers[np.isfinite(numbers)]})
+    asked, equals, called = name.partition("=")
+    if not equals and len(there) < 2:
+        return picks
+    if not asked.strip().isdecimal() or int(asked) not in there:
+        some = ", ".join(map(str, there[:5])) + (", ..." if len(there) > 5 else "")
+        raise PicksFormatError(
+            f"{where}: expected the number of one of its {len(there)} tomograms ({some}), which "
+            f"have no names there, found {name!r}; pass {there[0]}, or {there[0]}=NAME to name it "
+            "(--tomogram-name)"
+        )
+    kept = picks[numbers == int(asked)].reset_index(drop=True)
+    return kept.assign(tomogram_name=called if equals else name)
 
 
 def whole_numbers(values: Any) -> np.ndarray[Any, Any]:
@@ -264,6 +289,34 @@ def named_by_number(picks: pd.DataFrame) -> pd.DataFrame:
     if picks["class_number"].nunique() < 2:
         return picks
     return picks.assign(class_name=[str(number) for number in picks["class_number"]])
+
+
+def of_class(
+    picks: pd.DataFrame, class_name: str | None, where: object
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Say for each pick whether it is of a class, by name or by number; of any for None.
+
+    Raises
+    ------
+    ConfigError
+        The list has no such class.
+
+    Examples
+    --------
+    >>> of_class(make_picks([[1, 2, 3]] * 2, class_number=[1, 12]), "12", "a.xml").tolist()
+    [False, True]
+    """
+    if class_name is None:
+        return np.ones(len(picks), bool)
+    known = [name for name in ("class_name", "class_number") if name in picks.columns]
+    names = picks[known[0]].astype(str).to_numpy(str) if known else np.array([], str)
+    if class_name not in names:
+        found = ", ".join(np.unique(names)) or "no classes"
+        raise ConfigError(
+            f"{where}: --class {class_name}: expected a class of the list, found {found}"
+        )
+    chosen: np.ndarray[Any, np.dtype[np.bool_]] = names == class_name
+    return chosen
 
 
 def loses_class_names(picks: pd.DataFrame) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Limit", "curves_chart", "histogram_chart", "short"]
 
 _WIDTH, _HEIGHT = 440, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 40, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 40, 44
 
 
 @dataclass(frozen=True)

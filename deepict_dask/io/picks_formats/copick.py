@@ -178,7 +178,8 @@ def _one(picks: pd.DataFrame, name: str, default: str | None) -> str | None:
     if len(found) > 1:
         raise PicksFormatError(
             f"copick JSON: a file holds picks of one {name}, found {len(found)} "
-            f"({', '.join(found[:3])}, ...); write one list for each"
+            f"({', '.join(found[:3])}, ...); write one list for each "
+            f"({'--class' if name == 'class_name' else '--tomogram-name'})"
         )
     return found[0] if found else default
 

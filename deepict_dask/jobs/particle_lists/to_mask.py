@@ -13,6 +13,7 @@ from ...core.geometry import Box, Grid, Vec
 from ...core.volume import VolumeHeader
 from ...engine import check_budget, fingerprint, map_chunks, request_key
 from ...io.picks import read_picks
+from ...io.picks_table import of_class
 from ...io.volumes import open_volume
 from ...particles.spheres import (
     SphereOp,
@@ -175,7 +176,7 @@ def _spheres(
     values, legend = values_of(table, settings)
     radii = radii_of(table, settings, _one_radius(settings, spacing))
     rows = sphere_rows(table[["z", "y", "x"]].to_numpy(np.float64), radius=radii, values=values)
-    rows = rows[_of_class(table, settings.class_name, picks)]
+    rows = rows[of_class(table, settings.class_name, picks)]
     _warn(rows, settings, picks)
     return rows[meets_box(rows, Box.whole(canvas.shape))], legend
 
@@ -193,24 +194,16 @@ def _one_radius(settings: SphereSettings, spacing: float | None) -> float | None
 
 
 def _refuse_several_tomograms(table: pd.DataFrame, picks: Path) -> None:
-    names = sorted(set(table["tomogram_name"])) if "tomogram_name" in table.columns else []
+    column = "tomogram_name" if "tomogram_name" in table.columns else "tomogram_number"
+    names = [
+        f"{one:g}" if isinstance(one, float) else str(one)
+        for one in sorted(set(table[column].dropna()) if column in table.columns else ())
+    ]
     if len(names) > 1:
         raise PicksFormatError(
             f"{picks}: expected picks of one tomogram, found {len(names)} "
             f"({', '.join(names[:3])}, ...); choose one with --tomogram-name"
         )
-
-
-def _of_class(table: pd.DataFrame, class_name: str | None, picks: Path) -> np.ndarray[Any, Any]:
-    """Say for each pick whether it is of the class that was asked for."""
-    if class_name is None:
-        return np.ones(len(table), bool)
-    names = table["class_name"].astype(str).to_numpy(str) if "class_name" in table else np.array([])
-    if class_name not in names:
-        found = ", ".join(np.unique(names)) or "no classes"
-        raise ConfigError(f"{picks}: --class: expected a class of the list, found {found}")
-    chosen: np.ndarray[Any, Any] = names == class_name
-    return chosen
 
 
 def _warn(rows: np.ndarray[Any, Any], settings: SphereSettings, picks: Path) -> None:

@@ -8,7 +8,8 @@ What is the state of one output of one tomogram?
 3. *failed*: the first output that a failed tomogram lacks.
 4. *earlier*: a finished output of an earlier run, which the run has not looked at yet.
    (What a run of DeePiCt's config finds under an output's name counts as that.)
-5. *waiting*: nothing is there.
+5. *not made*: what else a failed tomogram lacks.
+6. *waiting*: nothing is there.
 
 Nothing is written and no lock is taken, so that looking never disturbs a run.
 """
@@ -37,7 +38,7 @@ class OutputStatus:
 
     output: str
     state: str
-    """done, running, stopped, failed, earlier or waiting."""
+    """done, running, stopped, failed, earlier, not made or waiting."""
     n_done: int | None = None
     """Windows that are finished, where they are counted."""
     n_windows: int | None = None
@@ -143,7 +144,8 @@ def _tomogram(
                 OutputStatus(name, "running" if now == "running" else "stopped", *_windows(partial))
             )
         else:
-            found.append(OutputStatus(name, "earlier" if name in earlier else "waiting"))
+            nothing = "not made" if now == "failed" else "waiting"
+            found.append(OutputStatus(name, "earlier" if name in earlier else nothing))
     return TomogramStatus(
         folder.name, now, tuple(found), state.picks, state.seconds, state.reason,
         tuple(state.warnings),
