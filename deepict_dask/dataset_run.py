@@ -204,8 +204,9 @@ class _Run:
             name, state=report.state, reason=report.why, picks=report.n_picks,
             seconds=round(report.seconds, 3),
         )  # fmt: skip
-        if report.state == "failed":
-            self._say(f"{name}: failed: {report.why}")
+        if report.state == "failed" and len(self._names) > 1:  # of one alone the command says it
+            with working_on(name):
+                log.error("%s: failed: %s", name, report.why)
 
     def _run_one(self, place: int, workers: Workers) -> dict[str, int]:
         """Run one tomogram on workers of its turn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -216,6 +217,17 @@ def test_the_command_shows_the_table_and_ends_with_code_1(broken, network, thres
     assert [line.split()[:2] for line in lines[head + 1 : head + 4]] == [
         ["a", "done"], ["b", "failed"], ["c", "done"],
     ]  # fmt: skip
+
+
+def test_a_failure_is_an_error_of_its_tomogram_in_the_log(broken, network, threshold, tmp_path):
+    path = write_yaml(broken, network, threshold, kind="threads", workers=2)
+    log = ["--log-format", "json", "--log-file", str(tmp_path / "run.log")]
+    CliRunner().invoke(app, [*log, "run", str(path), "--no-progress"])
+    lines = [json.loads(line) for line in (tmp_path / "run.log").read_text().splitlines()]
+    (failed,) = [one for one in lines if one["level"] == "error" and "tomogram" in one]
+    assert failed["tomogram"] == "b"
+    assert failed["message"].startswith("b: failed: ")
+    assert "b.mrc" in failed["message"]
 
 
 def test_what_a_source_says_of_the_voxel_spacing_holds_for_its_tomogram(
