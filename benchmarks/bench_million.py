@@ -1,4 +1,4 @@
-"""A million windows to their end: 64 workers whose tasks only sleep, one driver, one scheduler.
+"""What a million windows cost, to their end: 64 workers whose tasks only sleep, one driver.
 
 `bench_plans` starts such a plan and continues its costs by arithmetic; here all of it runs. 64
 workers that sleep a quarter of a second finish 256 windows a second at most: 65 minutes.

@@ -19,6 +19,15 @@ PATIENCE_S = 300
 MIB = 1 << 20
 
 
+def untouched():
+    """Return the environment without what earlier tests may have said of memory and threads.
+
+    Workers that a test starts in its own process leave the latter behind.
+    """
+    said = ("MALLOC_", "OMP_", "MKL_", "OPENBLAS_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(said)}
+
+
 def start(*arguments):
     """Start the program; its messages are collected."""
     command = [str(PROGRAM), *map(str, arguments)]

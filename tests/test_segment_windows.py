@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import untouched
 
 from deepict_dask.core.errors import BudgetError, ModelFileError, VoxelValueError
 from deepict_dask.core.geometry import Grid
@@ -307,6 +308,7 @@ def test_the_planned_memory_bounds_the_measured_peak(tmp_path, depth, features, 
             capture_output=True,
             text=True,
             timeout=240,
+            env=untouched(),
         )
         before, fixed, found, planned, _kept = map(int, result.stdout.split())
         assert before <= fixed * 1.1

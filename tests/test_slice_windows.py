@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import untouched
 from slice_scenes import model_paths, one_thread
 
 from deepict_dask.core.errors import BudgetError
@@ -141,6 +142,7 @@ def test_the_planned_memory_bounds_the_measured_peak(tmp_path, way, features, sh
             capture_output=True,
             text=True,
             timeout=240,
+            env=untouched(),
         )
         before, fixed, found, needed = map(int, result.stdout.split())
         assert before <= fixed
