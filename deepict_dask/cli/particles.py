@@ -34,6 +34,19 @@ FormatOption = Annotated[
         "coords or box",
     ),
 ]
+PixelSizeOption = Annotated[
+    float | None,
+    typer.Option(
+        "--pixel-size-angstrom", min=1e-6, help="Of the tilt series (unbinned), for STAR files"
+    ),
+]
+StarCentreOption = Annotated[
+    str,
+    typer.Option(
+        "--star-centre",
+        help="Origin of RELION 5's centred Å: half the shape, or half-minus-one pixel.",
+    ),
+]
 
 
 def convert(
@@ -52,19 +65,8 @@ def convert(
     class_name: Annotated[
         str | None, typer.Option("--class", help="Only picks of this class, by name or number")
     ] = None,
-    pixel_size_angstrom: Annotated[
-        float | None,
-        typer.Option(
-            "--pixel-size-angstrom", min=1e-6, help="Of the tilt series (unbinned), for STAR files"
-        ),
-    ] = None,
-    star_centre: Annotated[
-        str,
-        typer.Option(
-            "--star-centre",
-            help="Origin of RELION 5's centred Å: half the shape, or half-minus-one pixel.",
-        ),
-    ] = "half",
+    pixel_size_angstrom: PixelSizeOption = None,
+    star_centre: StarCentreOption = "half",
     file_format: FormatOption = None,
     source_format: Annotated[
         str | None, typer.Option("--from", help="Format of IN, if not by name")

@@ -17,7 +17,7 @@ from ..engine.batch_systems import BATCH_SYSTEMS
 from ..engine.budget import format_bytes
 from ..engine.cluster import plan_workers
 from ..engine.cluster_jobs import profiles_of
-from ..engine.gpu_workers import plan_local, visible_gpus
+from ..engine.gpu_workers import plan_local, task_bytes, visible_gpus
 
 if TYPE_CHECKING:
     from ..engine import ClusterSettings
@@ -107,10 +107,8 @@ def _here(settings: ClusterSettings) -> tuple[int, int, int]:
     if plan is None:
         n, each = plan_workers(settings)
         return n, each, each
-    # a worker with a GPU may have several tasks at a time, which share its memory
-    tasks = [(n_bytes // int(max(kinds.values())), kinds) for n_bytes, _, kinds in plan.values()]
-    with_gpu = min(n_bytes for n_bytes, kinds in tasks if "GPU" in kinds)
-    return len(plan), min(n_bytes for n_bytes, _ in tasks), with_gpu
+    with_gpu, without = (task_bytes(plan, kind) for kind in ("GPU", "CPU"))
+    return len(plan), min(with_gpu, without), with_gpu
 
 
 def _elsewhere(settings: ClusterSettings, device: str) -> PlannedPlace:

@@ -218,7 +218,8 @@ def network_bytes(settings: UNet3DSettings, window_shape: Vec, device: str = "cp
     z, y, x = (ceil_to(size, settings.align) // edge for size in window_shape)
     planes = planes_at_once(settings, (z, y, x), device)
     n_slabs = -(-z // planes)
-    arrays = 1 + settings.n_classes if edge == 1 else 2 * (1 + settings.n_classes)
+    copies = 1 if edge == 1 else 2  # voxels and positions, while one becomes the other
+    arrays = copies * (1 + settings.n_classes)
     total = 4 * planes * y * x * settings.channels_of_position * arrays
     for level in range(settings.depth + 1):
         plane = 4 * settings.initial_features * y * x >> level  # twice the features, a quarter

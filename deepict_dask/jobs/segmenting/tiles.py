@@ -96,10 +96,6 @@ def check_tiles(settings: SegmentSettings) -> None:
             f"{settings.model}: precision: expected float32 for this model, "
             f"found {settings.precision}, which DeePiCt's 3D networks know"
         )
-    if settings.average_flips:
-        raise ConfigError(
-            f"{settings.model}: average_flips: only DeePiCt's 3D networks know it; leave it out"
-        )
     if settings.compat == "deepetpicker" and settings.box_size is not None:
         raise ConfigError(
             f"{settings.model}: box_size: expected none, since the file says how large its tiles "
