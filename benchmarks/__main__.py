@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 NAMES = (
     "label", "segment", "equalize", "run", "dataset", "scaling", "memory", "rivals_label",
     "rivals_inference", "plans", "million", "mean_shift", "training",
+    "training_pickers",
 )  # fmt: skip
-_LONG = ("million", "training")
+_LONG = ("million", "training", "training_pickers")
 """Run in full size only where they are named: they take an hour and more."""
 _PACKAGES = (
     "deepict-dask", "dask", "numpy", "torch", "zarr", "scipy", "connected-components-3d",
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         type=_known,
         metavar="NAME",
-        help="all but million and training by default",
+        help="by default all but million, training and training_pickers",
     )
     parser.add_argument(
         "--size", choices=("small", "full"), default="full",

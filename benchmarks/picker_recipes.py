@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     from deepict_dask.synthetic import Cell
 
+    from .train_on_cells import Recipe
+
 __all__ = ["MATCH_RADIUS", "RECIPES", "cell_scores", "picker_f1s"]
 
 Array = np.ndarray[Any, Any]
@@ -53,7 +55,7 @@ BANDWIDTH = 8.0
 THRESHOLDS = (0.2, 0.35, 0.5)
 FLOORS = tuple(n / 20 for n in range(1, 20))
 
-RECIPES: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, Recipe] = {
     # published: 32, 48 and 64 channels, batches of 25, 10,000 steps at a rate of 1e-4, float32
     "DeepFinder": {
         "recipe": "deepfinder",

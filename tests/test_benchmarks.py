@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from importlib import import_module
 
 import pytest
 
@@ -52,17 +53,23 @@ def test_a_benchmark_runs_and_reports_figures(two_workers, module):
         assert ours == scipy > 0
 
 
-def test_every_recipe_of_training_is_tried_on_cells_that_it_has_not_seen(two_workers):
+@pytest.mark.parametrize(
+    ("module", "figures_shown"),
+    [
+        ("bench_training", {"ribosome F1", "fas F1", "membrane voxel F1", "cytosol AUPRC"}),
+        ("bench_training_pickers", {"ribosome F1", "fas F1"}),
+    ],
+)
+def test_every_recipe_of_training_is_tried_on_cells_that_it_has_not_seen(
+    two_workers, module, figures_shown
+):
     pytest.importorskip("lightning", reason="training needs the extra `train`")
-    from benchmarks import bench_training
-
-    result = bench_training.run(two_workers, small=True)
+    benchmark = import_module(f"benchmarks.{module}")
+    result = benchmark.run(two_workers, small=True)
     assert_reports(result)
     shown = {(recipe, figure) for recipe, figure, *_ in result["training"]["rows"]}
-    assert {recipe for recipe, _ in shown} == set(bench_training.RECIPES)
-    assert {figure for _, figure in shown} == {
-        "ribosome F1", "fas F1", "membrane voxel F1", "cytosol AUPRC",
-    }  # fmt: skip
+    assert {recipe for recipe, _ in shown} == set(benchmark.RECIPES)
+    assert {figure for _, figure in shown} == figures_shown
     for _, _, mean, lowest, highest, n_seeds in result["training"]["rows"]:
         assert 0 <= lowest <= mean <= highest <= 1
         assert n_seeds == 1
