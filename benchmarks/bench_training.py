@@ -42,12 +42,12 @@ _PARTICLES = {
 RECIPES: dict[str, Recipe] = {
     "ours": {
         "classes": _PARTICLES,
-        "network": {"depth": 2, "initial_features": 8},
-        "patches": {"shape": [64, 64, 64], "sampling": "uniform"},
-        "augment": {"flips": True, "gaussian_noise": 0.5, "contrast": 0.1},
+        "network": {"depth": 2, "initial_features": 16, "space_to_depth": 2},
+        "patches": {"shape": [96, 96, 96], "sampling": "uniform"},
+        "augment": {"flips": True, "gaussian_noise": 0.7},
         "optimizer": {
-            "loss": "dice", "learning_rate": 3e-3, "schedule": "cosine", "batch_size": 2,
-            "precision": "bfloat16", "epochs": 1000,
+            "loss": "dice", "optimizer": "muon", "learning_rate": 0.02, "schedule": "cosine",
+            "batch_size": 2, "precision": "bfloat16", "epochs": 1000,
         },
     },
     "DeePiCt's recipe": {

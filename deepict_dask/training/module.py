@@ -18,6 +18,7 @@ import torch
 from ..core.errors import WorkFailedError
 from ..models.architecture import ends_in_softmax
 from .losses import loss_function
+from .muon import Muon
 from .networks import is_flat
 from .schedule import first_beta_at, rate_at
 from .stream import BatchStream, memory_format
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingModule"]
 
+_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
 FIRST_BETA = 0.9
 """Of Adam, where the schedule does not change it."""
 
@@ -72,13 +74,14 @@ class TrainingModule(lightning.LightningModule):
         )  # fmt: skip
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam or AdamW."""
+        """Return Adam, AdamW or Muon."""
         asked = self.config.optimizer
-        kind = torch.optim.AdamW if asked.optimizer == "adamw" else torch.optim.Adam
-        return kind(
+        kind: Any = _OPTIMIZERS[asked.optimizer]
+        optimizer: torch.optim.Optimizer = kind(
             self.network.parameters(), lr=asked.learning_rate, weight_decay=asked.weight_decay,
             betas=(FIRST_BETA, asked.second_beta),
         )  # fmt: skip
+        return optimizer
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Set rate and chance of the step."""
