@@ -93,13 +93,9 @@ def _voxel_f1(scores: Any, truth: Any, threshold: float) -> float:
     return float(2 * (found & truth).sum() / max(1, found.sum() + truth.sum()))
 
 
-def model_figures(recipe: str, model: Path, cells: Cells) -> dict[str, float]:
-    """Return the figures of a model file."""
-    return figures(recipe, load_checkpoint(model).network, cells)
-
-
-def figures(recipe: str, network: Any, cells: Cells) -> dict[str, float]:
+def figures(recipe: str, model: Path, cells: Cells) -> dict[str, float]:
     """Return the mean of each figure over the cells that were not trained on."""
+    network = load_checkpoint(model).network
     names = tuple(RECIPES[recipe]["classes"])
     seen = [(score_maps(network, names, cell), cell) for cell in cells.trained_on]
     unseen = [(score_maps(network, names, cell), cell) for cell in cells.tested_on]
@@ -146,4 +142,4 @@ def _picks_f1(
 def run(workers: Any, *, small: bool) -> dict[str, Any]:  # noqa: ARG001 - trains in this process
     """Train every recipe with every seed; return figures of the cells that were kept."""
     name = "training: held-out figures after the same time on two cells"
-    return {"name": name} | compare_recipes(RECIPES, model_figures, small=small)
+    return {"name": name} | compare_recipes(RECIPES, figures, small=small)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from deepict_dask.synthetic import Cell
 
-__all__ = ["Cells", "Recipe", "compare_recipes", "make_cells", "trained_model"]
+__all__ = ["Cells", "Recipe", "compare_recipes"]
 
 Recipe = dict[str, Any]
 """Settings of ``train``, but for dataset, output and seed."""
@@ -54,7 +54,7 @@ class Cells:
     table: Path
 
 
-def make_cells(folder: Path, *, small: bool) -> Cells:
+def _make_cells(folder: Path, *, small: bool) -> Cells:
     """Make all cells and write those of the training."""
     settings: dict[str, Any] = {}
     if small:
@@ -69,7 +69,7 @@ def make_cells(folder: Path, *, small: bool) -> Cells:
     return Cells(trained_on, tested_on, write_dataset(trained_on, folder))
 
 
-def trained_model(
+def _trained_model(
     recipe: Recipe, cells: Cells, output: Path, seed: int, *, minutes: float, small: bool
 ) -> Path:
     """Train one recipe with one seed; return its model file."""
@@ -115,13 +115,13 @@ def compare_recipes(
     seeds = SEEDS[:1] if small else SEEDS
     rows: list[list[Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        cells = make_cells(Path(scratch), small=small)
+        cells = _make_cells(Path(scratch), small=small)
         for name, recipe in recipes.items():
             minutes = MINUTES_2D if _is_flat(recipe) else MINUTES
             found = []
             for seed in seeds:
                 output = Path(scratch) / f"{name}_{seed}"
-                model = trained_model(recipe, cells, output, seed, minutes=minutes, small=small)
+                model = _trained_model(recipe, cells, output, seed, minutes=minutes, small=small)
                 found.append(figures(name, model, cells))
             rows += _rows(name, found)
     return {

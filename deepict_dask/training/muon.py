@@ -9,9 +9,9 @@ Muon takes the momentum ``M = U S V^T`` and steps along ``U V^T``, all direction
 3. a step ``0.2 sqrt(larger side)`` times as long as the rate, which moves a weight about as far as
    Adam would, so that one learning rate serves both.
 
-Vectors (biases, norms) and matrices of few inputs (those of the first and the last layer, which
-see one voxel or a few channels) are left to Adam. PyTorch's own Muon takes matrices only, no
-convolutions.
+Vectors (biases, norms) and kernels of few inputs (`LEAST_INPUTS`: a first layer that sees one
+channel, a last one that sees a few) are left to PyTorch's AdamW. Its own Muon takes matrices only,
+no convolutions.
 
 Sources: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024), with
 its coefficients; the length of the step: Liu et al., "Muon is scalable for LLM training"
@@ -23,6 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim.adamw import adamw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -50,7 +51,7 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        Of the same shape; singular values 0.68 to 1.21 where those of ``matrix`` are not below a
+        Of the same shape; singular values 0.68 to 1.14 where those of ``matrix`` are not below a
         hundredth of its Frobenius norm.
 
     Examples
@@ -111,13 +112,8 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                state = self.state[parameter]
-                if _is_matrix(parameter):
-                    change = _orthogonal_step(parameter.grad, state)
-                else:
-                    change = _adam_step(parameter.grad, state, group["betas"])
-                parameter.sub_(change, alpha=group["lr"])
+                step = _orthogonal_step if _is_matrix(parameter) else _adam_step
+                step(parameter, parameter.grad, self.state[parameter], group)
         return loss
 
 
@@ -125,28 +121,27 @@ def _is_matrix(weight: torch.Tensor) -> bool:
     return weight.ndim > 1 and weight[0].numel() >= LEAST_INPUTS
 
 
-def _orthogonal_step(gradient: torch.Tensor, state: dict[str, Any]) -> torch.Tensor:
+def _orthogonal_step(
+    weight: torch.Tensor, gradient: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
+) -> None:
     if not state:
         state["momentum"] = torch.zeros_like(gradient)
     momentum: torch.Tensor = state["momentum"]
     momentum.lerp_(gradient, 1 - MOMENTUM)
     ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)
-    length = 0.2 * max(ahead.shape) ** 0.5
-    return length * orthogonalized(ahead).view(gradient.shape)
+    length = group["lr"] * 0.2 * max(ahead.shape) ** 0.5
+    weight.mul_(1 - group["lr"] * group["weight_decay"])
+    weight.sub_(orthogonalized(ahead).view(weight.shape), alpha=length)
 
 
 def _adam_step(
-    gradient: torch.Tensor, state: dict[str, Any], betas: tuple[float, float]
-) -> torch.Tensor:
+    weight: torch.Tensor, gradient: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
+) -> None:
     if not state:
-        state |= {
-            "mean": torch.zeros_like(gradient), "square": torch.zeros_like(gradient),
-            "remaining": [1.0, 1.0],
-        }  # fmt: skip
-    first, second = betas
-    mean, square = state["mean"], state["square"]
-    mean.lerp_(gradient, 1 - first)
-    square.lerp_(gradient * gradient, 1 - second)
-    # what both means still lack, having begun at 0; betas may change from step to step
-    left = state["remaining"] = [a * b for a, b in zip(state["remaining"], betas, strict=True)]
-    return (mean / (1 - left[0])) / ((square / (1 - left[1])).sqrt() + _SMALLEST)
+        zeros = torch.zeros_like
+        state |= {"mean": zeros(weight), "square": zeros(weight), "step": torch.tensor(0.0)}
+    adamw(
+        [weight], [gradient], [state["mean"]], [state["square"]], [], [state["step"]],
+        beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
+        weight_decay=group["weight_decay"], eps=1e-8, amsgrad=False, maximize=False,
+    )  # fmt: skip
