@@ -42,6 +42,17 @@ def real_files() -> Path:
 
 
 @pytest.fixture
+def one_thread():
+    """Let PyTorch use one thread, as in a worker: two only fight over a busy machine's cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def nothing_said_before():
     """Let what is said once per process be said in this test, and in the next one."""
     from deepict_dask.backend import memory

@@ -56,6 +56,27 @@ class Spots:
         return noise + 2 * (signal_of * weights).sum(1, keepdims=True).astype(np.float32), signal_of
 
 
+class Interrupted:
+    """Data that stop the training at a batch, once."""
+
+    def __init__(self, at, stop, **spots):
+        self.at, self.stop, self.spots = at, stop, Spots(**spots)
+
+    def __getattr__(self, name):
+        return getattr(self.spots, name)
+
+    def batch(self, step):
+        if step == self.at:
+            self.at = -1
+            self.stop()
+        return self.spots.batch(step)
+
+
+def killed():
+    """Stop the training."""
+    raise RuntimeError("killed")
+
+
 def small_config(folder, *, network=None, classes=("spot",), patches=(16, 16, 16), **optimizer):
     """Return a training of seconds."""
     small = {"depth": 1, "initial_features": 2, "decoder_dropout": 0.2}
@@ -68,6 +89,16 @@ def small_config(folder, *, network=None, classes=("spot",), patches=(16, 16, 16
         patches={"shape": patches},
         optimizer=steps | optimizer,
         cluster={"device": "cpu"},
+    )
+
+
+def same_weights(one, other):
+    """Say whether two model files hold the same bytes of each weight."""
+    from safetensors.torch import load_file
+
+    first, second = load_file(one), load_file(other)
+    return first.keys() == second.keys() and all(
+        first[name].numpy().tobytes() == second[name].numpy().tobytes() for name in first
     )
 
 

@@ -24,20 +24,13 @@ from deepict_dask.training.score_limits import (
     whole_scores,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = CYTOSOL_RECIPE | {
     "network": {"kind": "unet2d", "depth": 1, "initial_features": 4},
     "patches": {"shape": [1, 16, 16], "sampling": "uniform"},
     "optimizer": {"epochs": 1, "steps_per_epoch": 2, "batch_size": 1},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads are many times slower than one while other programs run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_scores_of_slices_do_not_depend_on_their_batch():

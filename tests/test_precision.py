@@ -24,18 +24,12 @@ from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
 from deepict_dask.run_outputs import model_of_region
 from deepict_dask.segmentation.windows import SegmentOp, predict_window
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LARGEST_DIFFERENCE = 0.15
 """Of scores of networks with random weights and sharp edges; measured: 0.016, 0.021, 0.092."""
 
 ONEDNN = _Kernel._by_onednn
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def sharp_network(depth: int) -> UNet3D:

@@ -27,14 +27,7 @@ from deepict_dask.segmentation.windows import (
     predict_window,
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in a worker; more threads only fight over the cores of a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @functools.cache

@@ -22,20 +22,13 @@ from deepict_dask.training.score_limits import (
     standardized,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = PARTICLE_RECIPE | {
     "network": {"depth": 1, "initial_features": 2},
     "patches": {"shape": [8, 8, 8], "sampling": "uniform"},
     "optimizer": {"epochs": 1, "steps_per_epoch": 2, "batch_size": 1},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads are many times slower than one while other programs run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # --- targets

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from stand_in_training import Spots, small_config
+from stand_in_training import Interrupted, Spots, killed, same_weights, small_config
 
 from deepict_dask.cli.stopping import StoppedError, stopped_cleanly
 from deepict_dask.core.errors import (
@@ -28,15 +28,9 @@ from deepict_dask.models.checkpoint import load_checkpoint
 from deepict_dask.training import packages
 from deepict_dask.training.fit import train_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROGRAM = Path(__file__).parent / "stand_in_training.py"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -51,33 +45,6 @@ def train_apart(folder, *, kill_at, checkpoint_steps):
     done = subprocess.run(command, timeout=300, capture_output=True, text=True, check=False)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
-
-
-def same_weights(one, other):
-    first, second = load_file(one), load_file(other)
-    return first.keys() == second.keys() and all(
-        first[name].numpy().tobytes() == second[name].numpy().tobytes() for name in first
-    )
-
-
-class Interrupted:
-    """Data that stop the training at a batch, once."""
-
-    def __init__(self, at, stop, **spots):
-        self.at, self.stop, self.spots = at, stop, Spots(**spots)
-
-    def __getattr__(self, name):
-        return getattr(self.spots, name)
-
-    def batch(self, step):
-        if step == self.at:
-            self.at = -1
-            self.stop()
-        return self.spots.batch(step)
-
-
-def killed():
-    raise RuntimeError("killed")
 
 
 @pytest.mark.slow

@@ -70,6 +70,9 @@ class NetworkSettings(Strict):
     space_to_depth: PositiveInt = 1
     """3D U-Net only: 2 works on cells of 2x2x2 voxels, whose voxels are channels: a seventh of the
     work for as many features, and each sees twice as far."""
+    mirror_symmetric: bool = False
+    """3D U-Net only: kernels are tied to their mirror images, so that the scores of a mirrored
+    volume are the mirrored scores; one kernel is learnt for eight. Features in multiples of 8."""
     start_from: str | None = None
     """A model file to continue from; its architecture replaces what is said here."""
 
@@ -82,6 +85,12 @@ class NetworkSettings(Strict):
         if name not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}")
         return {**PRESETS[name], **values}
+
+    @model_validator(mode="after")
+    def _can_be_mirrored(self) -> NetworkSettings:
+        if self.mirror_symmetric and self.kind != "unet3d":
+            raise ValueError(f"mirror_symmetric: only of a 3D U-Net, not of {self.kind}")
+        return self
 
 
 class ClassSettings(Strict):
@@ -221,6 +230,9 @@ class OptimizerSettings(Strict):
     patience: NonNegativeInt = 0
     """Epochs without improvement after which training stops; 0 for never."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    weight_averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of a running mean of the weights that a step keeps (0.998: over some 500 steps); that
+    mean is validated and becomes the model. 0: the weights themselves."""
     gradient_clip: NonNegativeFloat = 0.0
     """Largest norm of the gradient; 0 for any."""
 

@@ -164,14 +164,14 @@ class Epochs(Callback):
 
     def _keep(self, trainer: Trainer, module: TrainingModule, row: dict[str, float]) -> None:
         """Keep the weights; a model that can be tried appears beside the checkpoint."""
-        state = module.network.state_dict()
+        state = module.judged.state_dict()
         self.best_weights = {name: t.detach().cpu().clone() for name, t in state.items()}
         self.best = row
         if trainer.is_global_zero:
-            names = channel_names(module.network.settings, module.data.class_names)
+            names = channel_names(module.judged.settings, module.data.class_names)
             card = {"about": "The best weights of a training that was not finished."}
             save_model(
-                self.folder / BEST_SO_FAR, module.network, class_names=names,
+                self.folder / BEST_SO_FAR, module.judged, class_names=names,
                 voxel_spacing_angstrom=module.data.voxel_spacing_angstrom, card=card,
             )  # fmt: skip
 
@@ -224,7 +224,7 @@ def validate(module: TrainingModule) -> Validated | None:
 
     Of many patches that are held out, the same evenly chosen ones are taken each time.
     """
-    device = next(module.network.parameters()).device
+    device = next(module.judged.parameters()).device
     asked = module.config.optimizer
     limit = max(FEWEST_VALIDATED, asked.steps_per_epoch * asked.batch_size // 4)
 
@@ -233,7 +233,7 @@ def validate(module: TrainingModule) -> Validated | None:
         return patches.to(device), targets.to(device)
 
     return validated(
-        module.network, module.data.validation_batches(limit), module.loss,
+        module.judged, module.data.validation_batches(limit), module.loss,
         module.data.class_names, softmax=module.softmax, to_tensors=to_tensors,
         counter=module.data.pick_counter(limit) if asked.choose == "f1_alpha" else None,
     )  # fmt: skip

@@ -219,8 +219,7 @@ def _train(
     module = TrainingModule(network, config, data)
     books = Epochs(folder, tell=wishes.tell, checkpoint_steps=wishes.checkpoint_steps)
     _fit(module, books, folder, wishes)
-    network.load_state_dict(books.best_weights)
-    network.cpu()
+    network = module.choose(books.best_weights).cpu()
     found = _with_norms(module)
     card = model_card(
         config, data, key=key, best=books.best, found=found, steps=int(books.rows[-1]["step"]),
@@ -313,11 +312,13 @@ def _with_norms(module: TrainingModule) -> Any:
     from .epochs import validate
 
     network = module.network.eval()
+    module.settle()
     before = validate(module)
     if not has_norms(network):
         return before
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     measure_norms(network, _patches(module))
+    module.settle()
     after = validate(module)
     if before is None or after is None:
         return after

@@ -4,7 +4,8 @@
 2. Chance within the network (dropout) is drawn anew in each step from the seed and the step's
    number, so that a training that goes on after a kill is the one that was killed.
 3. The forward pass may run in bfloat16; loss, weights and their updates stay float32.
-4. A loss that is no number stops the training.
+4. A running mean of the weights may be kept, which noise of single batches moves less.
+5. A loss that is no number stops the training.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as lightning
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from ..core.errors import WorkFailedError
 from ..models.architecture import ends_in_softmax
+from ..models.unet3d import UNet3D
 from .losses import loss_function
+from .mirror import settle_mirrored, tie_mirrored
 from .muon import Muon
 from .networks import is_flat
 from .schedule import first_beta_at, rate_at
@@ -54,6 +58,15 @@ class TrainingModule(lightning.LightningModule):
         self.flat, self.softmax = is_flat(network.settings), ends_in_softmax(network.settings)
         arranged: Any = network  # torch's types do not know of this option
         self.network: Network = arranged.to(memory_format=memory_format(flat=self.flat))
+        self.mirrored: UNet3D | None = None
+        """The network, where its weights are tied to their mirror images."""
+        if config.network.mirror_symmetric and isinstance(network, UNet3D):
+            tie_mirrored(network, fresh=config.network.start_from is None)
+            self.mirrored = network
+        self.averaged: AveragedModel | None = None
+        """A copy of the network with the running mean of its weights."""
+        if config.optimizer.weight_averaging:
+            self.averaged = _averaged(self.network, config.optimizer.weight_averaging)
         self.loss = loss_function(config.optimizer.loss, softmax=self.softmax)
         self.n_steps = config.optimizer.epochs * config.optimizer.steps_per_epoch
         self.done = 0.0
@@ -65,6 +78,26 @@ class TrainingModule(lightning.LightningModule):
         """Learning rate of this step."""
         asked = self.config.optimizer
         return asked.learning_rate * rate_at(asked.schedule, self.done) * self.plateau_factor
+
+    @property
+    def judged(self) -> Network:
+        """The network that is validated and kept."""
+        if self.averaged is None:
+            return self.network
+        copy: Any = self.averaged.module  # torch's types do not know which module
+        kept: Network = copy
+        return kept
+
+    def choose(self, weights: dict[str, torch.Tensor]) -> Network:
+        """End the training with these weights."""
+        self.averaged = None
+        self.network.load_state_dict(weights)
+        return self.network
+
+    def settle(self) -> None:
+        """Make the weights as symmetric as they are meant to be, where rounding moved them."""
+        if self.mirrored is not None:
+            settle_mirrored(self.mirrored)
 
     def train_dataloader(self) -> Any:
         """Return the batches from the next step on."""
@@ -82,6 +115,12 @@ class TrainingModule(lightning.LightningModule):
             betas=(FIRST_BETA, asked.second_beta),
         )  # fmt: skip
         return optimizer
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step and add the new weights to their running mean."""
+        super().optimizer_step(*args, **kwargs)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Set rate and chance of the step."""
@@ -114,3 +153,16 @@ class TrainingModule(lightning.LightningModule):
             f"lower optimizer.learning_rate (now {asked.learning_rate:g}) or with "
             f"optimizer.gradient_clip: 1 (now {asked.gradient_clip:g})"
         )
+
+
+def _averaged(network: Network, decay: float) -> AveragedModel:
+    """Return a copy of the network that takes the running mean of its weights.
+
+    In the first steps it is over all of them: they are few, and the first are far off.
+    """
+
+    def mean(kept: torch.Tensor, new: torch.Tensor, n_averaged: torch.Tensor | int) -> torch.Tensor:
+        n = int(n_averaged)
+        return kept.lerp(new, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(network, avg_fn=mean).requires_grad_(requires_grad=False)
