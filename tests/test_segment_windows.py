@@ -19,7 +19,7 @@ from deepict_dask.core.errors import BudgetError, ModelFileError, VoxelValueErro
 from deepict_dask.core.geometry import Grid
 from deepict_dask.models.checkpoint import load_checkpoint, save_model
 from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
-from deepict_dask.segmentation.window_choice import choose_window, network_work
+from deepict_dask.segmentation.window_choice import NEARLY_LEAST, choose_window, network_work
 from deepict_dask.segmentation.windows import (
     SegmentOp,
     normalise,
@@ -227,7 +227,7 @@ def test_the_chosen_window_fits_writes_whole_chunks_and_none_is_better(
     model_paths, shape, budget_mib, n_workers
 ):
     op, chunk = SegmentOp(model_paths[2], 0.0, 1.0), (64, 64, 64)
-    grid = choose_window(shape, chunk, op, budget_mib << 20, n_workers=n_workers)
+    grid = choose_window(shape, chunk, op, budget_mib << 20, n_workers=n_workers, nearly=1.0)
     assert op.bytes_needed(grid.window_shape) <= budget_mib << 20
     assert all(w % c == 0 for w, c in zip(grid.write_shape, chunk, strict=True))
     assert grid.one_shape
@@ -239,6 +239,20 @@ def test_the_chosen_window_fits_writes_whole_chunks_and_none_is_better(
         other = Grid(shape, (size,) * 3, op.halo, op.align, one_shape=True)
         if op.bytes_needed(other.window_shape) <= budget_mib << 20:
             assert cost(grid) <= cost(other)
+    frugal = choose_window(shape, chunk, op, budget_mib << 20, n_workers=n_workers)
+    assert cost(frugal) <= NEARLY_LEAST * cost(grid)
+    assert op.bytes_of(frugal) <= op.bytes_of(grid)
+
+
+def test_hardly_less_work_is_not_worth_more_memory(tmp_path):
+    path = tmp_path / "wide.safetensors"
+    save_model(path, sharp_network(2, 4), class_names=["a", "b"], voxel_spacing_angstrom=None)
+    op = SegmentOp(str(path), 0.0, 1.0)
+    shape, chunk = (512, 512, 1024), (128,) * 3
+    quick = choose_window(shape, chunk, op, 700 << 20, n_workers=4, nearly=1.0)
+    frugal = choose_window(shape, chunk, op, 700 << 20, n_workers=4)
+    assert op.bytes_of(frugal) < 0.9 * op.bytes_of(quick)
+    assert network_work(quick) < network_work(frugal) < 1.04 * network_work(quick)
 
 
 def test_several_workers_share_a_volume_that_fits_one_window(model_paths):

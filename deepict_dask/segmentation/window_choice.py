@@ -1,8 +1,9 @@
 """Choose how large the windows of a 3D network are.
 
 Every window computes its halo again, so larger is better until memory ends. `choose_window` takes
-the one that needs the least work within the budget. Half of the work is the outermost decoder's,
-which leaves the halo out (`deepict_dask.models.inference`).
+the one that needs the least work within the budget, or of those that need hardly more the one that
+holds the least memory. Half of the work is the outermost decoder's, which leaves the halo out
+(`deepict_dask.models.inference`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ __all__ = [
     "network_work",
     "whole_chunk_shapes",
 ]
+
+NEARLY_LEAST = 1.04
+"""Work, over the least possible, that is not worth more memory."""
 
 
 class WindowedOp(Protocol):
@@ -119,8 +123,8 @@ def choose_device_window(
     smallest = Grid(shape, chunk_shape, op.halo, op.align, one_shape=True)
     if op.device_bytes_of(smallest) > device_bytes:
         least = min(budget_bytes, op.bytes_of(smallest))
-        return choose_window(shape, chunk_shape, op, least, n_workers=n_workers)
-    return choose_window(shape, chunk_shape, both, budget_bytes, n_workers=n_workers)
+        return choose_window(shape, chunk_shape, op, least, n_workers=n_workers, nearly=1.0)
+    return choose_window(shape, chunk_shape, both, budget_bytes, n_workers=n_workers, nearly=1.0)
 
 
 def network_work(grid: Grid) -> int:
@@ -143,8 +147,9 @@ def choose_window(
     budget_bytes: int,
     *,
     n_workers: int = 1,
+    nearly: float = NEARLY_LEAST,
 ) -> Grid:
-    """Return the grid that needs the least work within a budget.
+    """Return the grid that needs the least work within a budget, or hardly more and less memory.
 
     Parameters
     ----------
@@ -159,6 +164,9 @@ def choose_window(
     n_workers
         Blocks are counted in rounds of this many, so that no worker idles while another holds the
         whole volume.
+    nearly
+        Of grids up to this many times the least work, that of the smallest window is taken. It is
+        1 on a GPU, where windows are bound by its memory and few.
 
     Returns
     -------
@@ -170,18 +178,21 @@ def choose_window(
     BudgetError
         Not even one chunk fits.
     """
-    best: Grid | None = None
-    best_cost: tuple[int, int] | None = None
-    for write_shape in whole_chunk_shapes(shape, chunk_shape):
-        grid = Grid(shape, write_shape, op.halo, op.align, one_shape=True)
+
+    def work(grid: Grid) -> int:
         rounds = -(-grid.n_blocks // n_workers)
-        cost = (rounds * network_work(grid) // grid.n_blocks, grid.n_blocks)
-        cheaper = best_cost is None or cost < best_cost
-        if cheaper and op.bytes_of(grid) <= budget_bytes:
-            best, best_cost = grid, cost
-    if best is None:
+        return rounds * network_work(grid) // grid.n_blocks
+
+    writes = whole_chunk_shapes(shape, chunk_shape)
+    grids = [Grid(shape, write, op.halo, op.align, one_shape=True) for write in writes]
+    grids.sort(key=lambda grid: (work(grid), grid.n_blocks))
+    fitting = (grid for grid in grids if op.bytes_of(grid) <= budget_bytes)
+    least = next(fitting, None)
+    if least is None:
         raise _does_not_fit(shape, chunk_shape, op, budget_bytes)
-    return best
+    limit = nearly * work(least)
+    near = itertools.takewhile(lambda grid: work(grid) < limit, fitting)
+    return min([least, *near], key=op.bytes_of)
 
 
 def whole_chunk_shapes(shape: Vec, chunk_shape: Vec) -> Iterator[Vec]:
