@@ -13,6 +13,9 @@ DASK_CONFIG = {
     # The profiler calls sys._current_frames, which in CPython 3.11 can collect garbage while it
     # holds the lock of all threads: seen once, a worker hung for good.
     "distributed.worker.profile.enabled": False,
+    # Every process looks 50 times a second whether its loop is late, only to warn of it: two workers,
+    # a scheduler and a client took 10 % of a core while nothing was to be done, now 3 %.
+    "distributed.admin.tick.interval": "500ms",
     "distributed.scheduler.allowed-failures": 3,
     "distributed.admin.log-format": "%(message)s",
     # The last messages are kept, with the tasks in them: a hundred are enough to look into.
@@ -28,7 +31,7 @@ SINGLE_THREADED = {
     # Zarr decodes ten chunks at once by default: a 176^3 window took 124 MiB to read, now 21 MiB.
     **dict.fromkeys(("ZARR_ASYNC__CONCURRENCY", "ZARR_THREADING__MAX_WORKERS"), "1"),
 }
-_OF_JOBS = ("distributed.worker.", "distributed.comm.")
+_OF_JOBS = ("distributed.worker.", "distributed.comm.", "distributed.admin.tick.")
 """What workers of a job are told too. They keep Dask's own messages: these go to the job's log."""
 
 
