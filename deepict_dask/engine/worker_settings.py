@@ -13,8 +13,8 @@ DASK_CONFIG = {
     # The profiler calls sys._current_frames, which in CPython 3.11 can collect garbage while it
     # holds the lock of all threads: seen once, a worker hung for good.
     "distributed.worker.profile.enabled": False,
-    # Every process looks 50 times a second whether its loop is late, only to warn of it: two workers,
-    # a scheduler and a client took 10 % of a core while nothing was to be done, now 3 %.
+    # Every process looks 50 times a second whether its loop is late, only to warn of it: two
+    # workers, a scheduler and a client took 10 % of a core with nothing to do, now 3 %.
     "distributed.admin.tick.interval": "500ms",
     "distributed.scheduler.allowed-failures": 3,
     "distributed.admin.log-format": "%(message)s",

@@ -331,12 +331,15 @@ def _without_dates(book: Any) -> bytes:
     """Save a workbook with one date for all its parts."""
     from datetime import datetime
 
-    book.properties.created = book.properties.modified = datetime(1980, 1, 1)
+    from openpyxl.xml.functions import tostring
+
     dated, plain = io.BytesIO(), io.BytesIO()
-    book.save(dated)
+    book.save(dated)  # which notes the present time as that of the last change
+    book.properties.created = book.properties.modified = datetime(1980, 1, 1)
+    replaced = {"docProps/core.xml": tostring(book.properties.to_tree())}
     with zipfile.ZipFile(dated) as source, zipfile.ZipFile(plain, "w") as target:
         for part in source.infolist():
             held = zipfile.ZipInfo(part.filename)
             held.compress_type = zipfile.ZIP_DEFLATED
-            target.writestr(held, source.read(part))
+            target.writestr(held, replaced.get(part.filename) or source.read(part))
     return plain.getvalue()
