@@ -119,6 +119,10 @@ def test_training_goes_on_from_a_symmetric_model_only(tmp_path):
     network = MIRRORED | {"start_from": str(plain.model)}
     with pytest.raises(ConfigError, match="was not trained with it; turn it off"):
         train_network(small_config(tmp_path / "refused", network=network), data=Spots())
+    other = small_config(tmp_path / "other", network={"kind": "deepfinder", "width": 0.1})
+    network["start_from"] = str(train_network(other, data=Spots()).model)
+    with pytest.raises(ConfigError, match="expected a 3D U-Net, found the deepfinder"):
+        train_network(small_config(tmp_path / "kind", network=network), data=Spots())
 
 
 def test_what_cannot_be_mirrored_is_refused(tmp_path):

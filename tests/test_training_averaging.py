@@ -76,5 +76,5 @@ def test_the_mean_is_what_is_validated(tmp_path):
     alone = small_config(tmp_path, network=network)
     module = TrainingModule(load_checkpoint(done.model).network, alone, Spots())
     assert done.best["val_loss"] == pytest.approx(validate(module).row()["val_loss"], abs=1e-6)
-    mean = trained(tmp_path / "last", 12, learning_rate=0.05)["out_conv.weight"]
-    assert not np.allclose(load_file(done.model)["out_conv.weight"], mean, atol=1e-3)
+    last = trained(tmp_path / "last", 12, learning_rate=0.05)["out_conv.weight"]
+    assert not np.allclose(load_file(done.model)["out_conv.weight"], last, atol=1e-3)

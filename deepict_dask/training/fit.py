@@ -21,7 +21,7 @@ import signal
 import threading
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -31,6 +31,7 @@ from ..engine.output_lock import OutputLock
 from ..io.replace import replace_file
 from ..models.checkpoint import save_model
 from .card import finished_card, model_card, training_key
+from .mirror import settle_mirrored
 from .networks import channel_names, network_to_train
 from .norms import has_norms, measure_norms
 from .packages import require_training_packages
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..config.training import TrainConfig
+    from ..models.unet3d import UNet3D
     from .data import TrainingData
     from .epochs import Epochs
     from .module import TrainingModule
@@ -219,7 +221,7 @@ def _train(
     module = TrainingModule(network, config, data)
     books = Epochs(folder, tell=wishes.tell, checkpoint_steps=wishes.checkpoint_steps)
     _fit(module, books, folder, wishes)
-    network = module.choose(books.best_weights).cpu()
+    network = module.end_with(books.best_weights).cpu()
     found = _with_norms(module)
     card = model_card(
         config, data, key=key, best=books.best, found=found, steps=int(books.rows[-1]["step"]),
@@ -312,13 +314,13 @@ def _with_norms(module: TrainingModule) -> Any:
     from .epochs import validate
 
     network = module.network.eval()
-    module.settle()
+    _settle(module)
     before = validate(module)
     if not has_norms(network):
         return before
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     measure_norms(network, _patches(module))
-    module.settle()
+    _settle(module)
     after = validate(module)
     if before is None or after is None:
         return after
@@ -328,6 +330,12 @@ def _with_norms(module: TrainingModule) -> Any:
         network.load_state_dict(state)
         return before
     return after
+
+
+def _settle(module: TrainingModule) -> None:
+    """Make tied weights as symmetric as they are meant to be, where rounding moved them."""
+    if module.config.network.mirror_symmetric:
+        settle_mirrored(cast("UNet3D", module.network))
 
 
 def _patches(module: TrainingModule) -> Iterator[torch.Tensor]:

@@ -19,9 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..core.errors import WorkFailedError
 from ..models.architecture import ends_in_softmax
-from ..models.unet3d import UNet3D
 from .losses import loss_function
-from .mirror import settle_mirrored, tie_mirrored
 from .muon import Muon
 from .networks import is_flat
 from .schedule import first_beta_at, rate_at
@@ -58,11 +56,6 @@ class TrainingModule(lightning.LightningModule):
         self.flat, self.softmax = is_flat(network.settings), ends_in_softmax(network.settings)
         arranged: Any = network  # torch's types do not know of this option
         self.network: Network = arranged.to(memory_format=memory_format(flat=self.flat))
-        self.mirrored: UNet3D | None = None
-        """The network, where its weights are tied to their mirror images."""
-        if config.network.mirror_symmetric and isinstance(network, UNet3D):
-            tie_mirrored(network, fresh=config.network.start_from is None)
-            self.mirrored = network
         self.averaged: AveragedModel | None = None
         """A copy of the network with the running mean of its weights."""
         if config.optimizer.weight_averaging:
@@ -88,16 +81,11 @@ class TrainingModule(lightning.LightningModule):
         kept: Network = copy
         return kept
 
-    def choose(self, weights: dict[str, torch.Tensor]) -> Network:
+    def end_with(self, weights: dict[str, torch.Tensor]) -> Network:
         """End the training with these weights."""
         self.averaged = None
         self.network.load_state_dict(weights)
         return self.network
-
-    def settle(self) -> None:
-        """Make the weights as symmetric as they are meant to be, where rounding moved them."""
-        if self.mirrored is not None:
-            settle_mirrored(self.mirrored)
 
     def train_dataloader(self) -> Any:
         """Return the batches from the next step on."""

@@ -17,7 +17,8 @@ from ..models.deepetpicker import DeepETPickerSettings
 from ..models.deepfinder import DeepFinderSettings
 from ..models.registry import resolve_model
 from ..models.unet2d import UNet2DSettings
-from ..models.unet3d import UNet3DSettings
+from ..models.unet3d import UNet3D, UNet3DSettings
+from .mirror import tie_mirrored
 
 if TYPE_CHECKING:
     from ..config.training import TrainConfig
@@ -35,7 +36,8 @@ def network_to_train(config: TrainConfig) -> Network:
     Raises
     ------
     ConfigError
-        The patches do not fit the network, or the model to continue from has other classes.
+        The patches do not fit the network, the model to continue from has other classes, or the
+        network cannot be tied to its mirror images.
     ModelFileError
         The model to continue from cannot be read.
 
@@ -55,6 +57,13 @@ def network_to_train(config: TrainConfig) -> Network:
             torch.manual_seed(config.seed)
             network = _new_network(_settings(config))
     _check_patches(network.settings, config)
+    if config.network.mirror_symmetric:
+        if not isinstance(network, UNet3D):
+            raise ConfigError(
+                "network.mirror_symmetric: expected a 3D U-Net, found the "
+                f"{kind_of(network.settings)} of network.start_from; turn it off"
+            )
+        tie_mirrored(network, fresh=config.network.start_from is None)
     return network.train()
 
 
