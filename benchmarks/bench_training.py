@@ -42,12 +42,14 @@ _PARTICLES = {
 RECIPES: dict[str, Recipe] = {
     "ours": {
         "classes": _PARTICLES,
-        "network": {"depth": 2, "initial_features": 16, "space_to_depth": 2},
+        "network": {
+            "depth": 2, "initial_features": 16, "space_to_depth": 2, "mirror_symmetric": True,
+        },
         "patches": {"shape": [96, 96, 96], "sampling": "uniform"},
         "augment": {"flips": True, "gaussian_noise": 0.7},
         "optimizer": {
             "loss": "dice", "optimizer": "muon", "learning_rate": 0.02, "schedule": "cosine",
-            "batch_size": 2, "precision": "bfloat16", "epochs": 1000,
+            "weight_averaging": 0.998, "batch_size": 2, "precision": "bfloat16", "epochs": 1000,
         },
     },
     "DeePiCt's recipe": {

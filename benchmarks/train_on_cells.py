@@ -39,7 +39,7 @@ MINUTES_2D = 5.0
 """What a 2D network needs is a small part of what a 3D one does."""
 
 _SMALL: dict[str, dict[str, Any]] = {
-    "network": {"depth": 1, "initial_features": 2, "width": 0.1},
+    "network": {"depth": 1, "initial_features": 8, "width": 0.1},
     "patches": {"shape": [16, 16, 16], "sampling": "uniform"},
     "optimizer": {"epochs": 1, "steps_per_epoch": 2, "batch_size": 1},
 }

@@ -22,7 +22,8 @@ from deepict_dask.backend import (
 )
 from deepict_dask.core.errors import BudgetError
 from deepict_dask.core.geometry import Block, Box, Grid
-from deepict_dask.models.registry import resolve_model
+from deepict_dask.models.checkpoint import save_model
+from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
 from deepict_dask.segmentation.device_windows import Halving, halves, scores_that_fit
 from deepict_dask.segmentation.window_choice import choose_device_window
 from deepict_dask.segmentation.windows import SegmentOp, device_window_bytes
@@ -187,8 +188,12 @@ def test_work_without_enough_memory_is_done_on_the_host_and_says_so_once(caplog)
     assert ["too little GPU memory" in record.message for record in caplog.records] == [True]
 
 
-def test_the_plan_of_a_window_on_a_gpu_grows_with_it_and_holds_its_arrays():
-    op = SegmentOp(str(resolve_model("demo_ribosome_fas")), 0.0, 1.0)
+def test_the_plan_of_a_window_on_a_gpu_grows_with_it_and_holds_its_arrays(tmp_path):
+    # of full resolution, so that predicting takes more than labelling afterwards
+    network = UNet3D(UNet3DSettings(depth=2, initial_features=4, n_classes=2))
+    path = tmp_path / "model.safetensors"
+    save_model(path, network, class_names=("a", "b"), voxel_spacing_angstrom=None)
+    op = SegmentOp(str(path), 0.0, 1.0)
     sizes = [device_window_bytes((n, n, n), [op], op.align) for n in (64, 256, 512)]
     flipped = replace(op, average_flips=True)
     assert device_window_bytes((256,) * 3, [flipped], op.align) >= sizes[1] + 4 * 5 * 256**3

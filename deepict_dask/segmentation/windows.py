@@ -346,7 +346,7 @@ def device_window_bytes(
     >>> from ..models.registry import resolve_model
     >>> op = SegmentOp(str(resolve_model("demo_ribosome_fas")), 0.0, 1.0)  # 2 classes
     >>> device_window_bytes((464, 928, 928), [op], op.align) >> 30
-    31
+    25
     """
     padded = as_vec([ceil_to(size, align) for size in window_shape])
     n_scores = max(op.n_classes for op in ops) + joint_channels
