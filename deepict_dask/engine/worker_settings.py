@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..core.heap import HEAP_ENVIRONMENT
+
 __all__ = ["DASK_CONFIG", "SINGLE_THREADED", "job_environment"]
 
 DASK_CONFIG = {
@@ -25,6 +27,11 @@ DASK_CONFIG = {
     "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
     "distributed.nanny.pre-spawn-environ.DASK_LOGGING__ASYNCIO": "critical",
     "distributed.comm.timeouts.connect": "60s",
+    # The C library reads these as a process starts.
+    **{
+        f"distributed.nanny.pre-spawn-environ.{name}": value
+        for name, value in HEAP_ENVIRONMENT.items()
+    },
 }
 SINGLE_THREADED = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
@@ -50,4 +57,4 @@ def job_environment() -> dict[str, str]:
         for key, value in DASK_CONFIG.items()
         if key.startswith(_OF_JOBS)
     }
-    return SINGLE_THREADED | told
+    return SINGLE_THREADED | HEAP_ENVIRONMENT | told

@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 from ..core.geometry import Box, ceil_to, floor_to
+from ..core.heap import give_back_heap, keep_heap
 from .arranged import Affine, Conv3, Head, Up, arranged_block, block_convolutions, halve
-from .heap import give_back_heap, keep_heap
 from .unet3d import depth_to_space, space_to_depth
 
 if TYPE_CHECKING:

@@ -1,10 +1,13 @@
-"""Let the C library keep freed memory for the next slab, and give it back after the last one.
+"""Let the C library keep freed memory for the next chunk, and give it back after the last one.
 
 Dask starts its workers with ``MALLOC_TRIM_THRESHOLD_=65536``. That also stops glibc from learning
 that blocks of some MiB come again and again: each is mapped afresh, and the kernel clears its pages
-each time, which took as long as half of the network's arithmetic. The thresholds set here are those
-that glibc reaches by itself elsewhere. What is left after a window, some 90 MiB, would be missing
-where the next task of the worker is of another kind and planned to fill it.
+each time. Of the time to read chunks that was two thirds, of a network's as long as half of its
+arithmetic. The thresholds here are those that glibc reaches by itself elsewhere.
+
+Workers that we start have them from their first allocation on (`HEAP_ENVIRONMENT`); a process that
+somebody else started sets them when it makes a network. What is left after a network's window, some
+90 MiB, would be missing where the worker's next task is of another kind and planned to fill it.
 """
 
 from __future__ import annotations
@@ -14,12 +17,19 @@ import sys
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["give_back_heap", "keep_heap"]
+__all__ = ["HEAP_ENVIRONMENT", "give_back_heap", "keep_heap"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of the parameters, from glibc's ``malloc.h``."""
 MAPPED_BYTES = 32 << 20
 """Blocks from this size on are mapped one by one: the most that glibc takes."""
+KEPT_BYTES = 2 * MAPPED_BYTES
+"""Free memory at the heap's end from which on it is given back."""
+HEAP_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(MAPPED_BYTES),
+    "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+}
+"""The same thresholds, for processes that are yet to start."""
 
 
 @lru_cache(maxsize=1)
@@ -35,7 +45,7 @@ def keep_heap() -> bool:
     if mallopt is None:
         return False
     return bool(
-        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES) and mallopt(M_TRIM_THRESHOLD, 2 * MAPPED_BYTES)
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES) and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     )
 
 

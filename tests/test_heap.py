@@ -1,0 +1,39 @@
+"""Do workers use the memory of one chunk again for the next?"""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import pytest
+
+from deepict_dask.core.heap import HEAP_ENVIRONMENT
+from deepict_dask.engine import ClusterSettings, connect
+from deepict_dask.engine.worker_settings import job_environment
+
+CHUNK_BYTES = 8 << 20
+PAGES = CHUNK_BYTES // resource.getpagesize()
+
+
+def pages_mapped_for_ten_chunks() -> int:
+    """Return how many pages the kernel mapped while ten chunks came and went."""
+
+    def chunk():
+        return len(bytearray(b"x") * CHUNK_BYTES)
+
+    chunk()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        chunk()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="thresholds of glibc")
+def test_a_local_worker_uses_the_memory_of_a_chunk_again():
+    with connect(ClusterSettings("local", workers=1, memory="1GiB")) as workers:
+        mapped = workers.client.submit(pages_mapped_for_ten_chunks).result(timeout=300)
+    assert mapped < PAGES  # each chunk anew would be ten times as many
+
+
+def test_workers_of_jobs_are_told_the_same():
+    assert HEAP_ENVIRONMENT.items() <= job_environment().items()
