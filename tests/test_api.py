@@ -73,6 +73,21 @@ def test_lazy_segmentation_equals_the_whole_volume(tomogram_path, model_path, ch
     np.testing.assert_allclose(score.values, expected, atol=1e-5)
 
 
+def test_a_tomogram_thinner_than_the_halo_is_segmented(tmp_path):
+    network = UNet3D(UNet3DSettings(depth=2, initial_features=4, n_classes=1)).eval()
+    save_model(tmp_path / "m.safetensors", network, class_names=("a",), voxel_spacing_angstrom=None)
+    assert network.settings.halo > 12
+    volume = np.random.default_rng(0).normal(size=(12, 64, 64)).astype("float32")
+    scores = [
+        deepict_dask.segment(
+            xr.DataArray(volume, dims=("z", "y", "x")).chunk(z=12, y=n, x=n),
+            tmp_path / "m.safetensors",
+        ).values
+        for n in (64, 32)
+    ]
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+
+
 @pytest.mark.parametrize("chunks", [(16, 20, 40), (50, 61, 72)])
 @pytest.mark.parametrize("kind", ["deepfinder", "deepetpicker"])
 def test_softmax_networks_give_the_scores_and_labels_of_their_whole_volume(

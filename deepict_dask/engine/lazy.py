@@ -83,8 +83,12 @@ def map_windows(function: Callable[..., Any], array: Any, *, halo: Vec, align: i
             for n, c, h in zip(array.shape, array.chunks, halo, strict=True)
         )
     )
+    # an axis in one piece has nothing beyond; Dask refuses a halo that is wider than the axis
+    depth = {
+        i: h if len(c) > 1 else 0 for i, (h, c) in enumerate(zip(halo, aligned.chunks, strict=True))
+    }
     return da.map_overlap(
-        function, aligned, depth=dict(enumerate(halo)), boundary="none", dtype="float32",
+        function, aligned, depth=depth, boundary="none", dtype="float32",
         meta=np.empty((0, 0, 0), "float32"), trim=True,
     )  # fmt: skip
 

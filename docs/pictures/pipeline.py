@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SHAPE = (64, 192, 192)
 Z = 32
 NEAR = 8
-LIMITS = {"threshold": 0.4, "min_size": 1400, "max_size": 5000}
+LIMITS = {"threshold": 0.9, "min_size": 400, "max_size": 3000}
 
 
 def draw(path: Path) -> None:

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 MODEL = "demo_ribosome_fas"
-SHAPE = (32, 160, 160)
-CHUNK = (32, 80, 80)
+SHAPE = (32, 224, 224)
+CHUNK = (32, 112, 112)
 _LEAST = 1e-8
 
 
 def draw(path: Path) -> None:
     """Draw the windows, and how far pieces differ from the whole."""
-    cell = make_cell(CellSettings(SHAPE, n_ribosomes=18, n_fas=6, n_distractors_each=3, seed=3))
+    cell = make_cell(CellSettings(SHAPE, n_ribosomes=36, n_fas=12, n_distractors_each=6, seed=3))
     tomogram = xr.DataArray(cell.tomogram, dims=("z", "y", "x"))
-    whole = segment(tomogram.chunk(z=32, y=160, x=160), MODEL, class_name="ribosome").values
-    exact = segment(tomogram.chunk(z=32, y=80, x=80), MODEL, class_name="ribosome").values
+    whole = segment(tomogram.chunk(z=32, y=224, x=224), MODEL, class_name="ribosome").values
+    exact = segment(tomogram.chunk(z=32, y=112, x=112), MODEL, class_name="ribosome").values
     cut = np.empty_like(whole)
     for block in Grid(SHAPE, CHUNK):
         where = block.write.slices
@@ -59,7 +59,7 @@ def _alone(volume: Any, where: tuple[slice, slice, slice]) -> Any:
 
 def _windows(axis: Any) -> None:
     halo = loaded_model(bundled_models()[MODEL]).network.settings.halo
-    grid = Grid((1, 320, 320), (1, 80, 80), halo=(0, halo, halo))
+    grid = Grid((1, 480, 480), (1, 120, 120), halo=(0, halo, halo))
     for block in grid:
         (_, y, x), (_, height, width) = block.write.start, block.write.shape
         axis.add_patch(Rectangle((x, y), width, height, fill=False, ec=style.GREY, lw=0.8))
@@ -71,6 +71,6 @@ def _windows(axis: Any) -> None:
         ):
             (_, y, x), (_, height, width) = box.start, box.shape
             axis.add_patch(Rectangle((x, y), width, height, **look))
-    axis.set(xlim=(-8, 328), ylim=(328, -8), aspect="equal")
+    axis.set(xlim=(-12, 492), ylim=(492, -12), aspect="equal")
     axis.set_xlabel(f"halo of this network: {halo} voxels")
     style.bare(axis)
