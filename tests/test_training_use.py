@@ -109,6 +109,30 @@ def test_a_model_without_equalization_is_no_target(cells, one_worker):
         equalize_volume(Session(one_worker), cells / "one.mrc", cells / "o.zarr", settings)
 
 
+def test_the_command_equalizes_with_the_cutoff_of_the_models_card(cells):
+    """As the warning of a run asks for: no option but the model."""
+    spectrum = Spectrum((3.0, 2.0, 1.0, 0.5), (0.01, 0.02, 0.03, 0.05))
+    target = {
+        "intensity": spectrum.intensity,
+        "frequency_per_angstrom": spectrum.frequency_per_angstrom,
+    }
+    card = {"cutoff": 0.02, "smoothing": 0.005, "compat": None, "target": target}
+    write_model(cells / "m.safetensors", {"equalization": card})
+    write_spectrum(cells / "t.tsv", spectrum)
+
+    def equalized(*words):
+        line = ["equalize", cells / "one.mrc", cells / "out.mrc", *words, "--overwrite"]
+        line += ["--workers", "1", "--device", "cpu", "--no-progress"]
+        done = CliRunner().invoke(app, [str(word) for word in line])
+        assert done.exit_code == 0, done.output
+        return (cells / "out.mrc").read_bytes()[1024:]
+
+    by_card = equalized("--target", cells / "m.safetensors")
+    by_hand = ("--target", cells / "t.tsv", "--cutoff", "0.02", "--smoothing", "0.005")
+    assert by_card == equalized(*by_hand)
+    assert by_card != equalized("--target", cells / "t.tsv")
+
+
 @pytest.mark.parametrize(("spacing", "warned"), [(10.4, False), (10.6, True), (9.4, True)])
 def test_a_voxel_spacing_off_by_more_than_5_percent_is_told(cells, spacing, warned):
     write_mrc(cells / "off.mrc", np.zeros((4, 4, 4), np.float32), spacing)

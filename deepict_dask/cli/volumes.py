@@ -117,7 +117,10 @@ def spectrum(
 def equalize(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A tomogram.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Equalized tomogram, float32.")],
-    spectrum_file: Annotated[Path, typer.Option("--target", help="Spectrum to match (.tsv).")],
+    spectrum_file: Annotated[
+        Path,
+        typer.Option("--target", help="Spectrum to match (.tsv), or a model whose card has one."),
+    ],
     cutoff: Annotated[
         float | None, typer.Option("--cutoff", help="Low-pass in 1/Å (bins with --compat).")
     ] = None,

@@ -135,7 +135,8 @@ def _target(settings: EqualizeSettings) -> tuple[EqualizeSettings, Spectrum]:
         read = read_physical_spectrum if settings.compat is None else read_spectrum
         return settings, read(settings.target)
     spectrum, told = spectrum_of_model(settings.target)
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    # the command line, and a config with all keys, give defaults too: those are not meant
+    given = {name: getattr(settings, name) for name in settings.model_dump(exclude_defaults=True)}
     return settings.model_copy(update=told | given), spectrum
 
 
