@@ -13,11 +13,13 @@ training: weights, optimizer, what is summed so far, the best weights, the rows.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback
 
+from ..core.errors import WorkFailedError
 from ..models.checkpoint import save_model
 from .networks import channel_names
 from .schedule import PLATEAU_FACTOR, PLATEAU_PATIENCE, part_done
@@ -153,6 +155,11 @@ class Epochs(Callback):
         self.rows.append(row)
         self.loss_sum, self.loss_steps = 0.0, 0
         chosen_by = found.score(optimizer.choose) if found else None
+        if chosen_by is not None and not math.isfinite(chosen_by):
+            raise WorkFailedError(
+                f"training: epoch {epoch}: expected a finite {optimizer.choose} in validation, "
+                f"found {chosen_by:g} {module.what_helps}"
+            )
         score = _agreed(trainer, -train_loss if chosen_by is None else chosen_by)
         improved = score > self.best_score + BETTER
         if improved:

@@ -201,13 +201,18 @@ def _refusal(folder: Path, *, finished: bool) -> DeepictError:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier training left, but for the lock that is held."""
+    """Remove what an earlier training left, but for the lock that is held.
+
+    The note of whose it was goes last: after a kill here no checkpoint is taken for another's.
+    """
+    note = folder / _KEY_FILE
     for name in _MADE:
         for path in [folder / name, *(folder / name).glob("*")][::-1]:
             if path.is_dir() and name != "checkpoints":
                 shutil.rmtree(path)
-            elif path.is_file() and path.name != "lock":
+            elif path.is_file() and path.name != "lock" and path != note:
                 path.unlink()
+    note.unlink(missing_ok=True)
 
 
 def _train(

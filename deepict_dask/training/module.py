@@ -135,9 +135,14 @@ class TrainingModule(lightning.LightningModule):
         where = f"training: step {self.global_step + 1}: expected a finite loss, found {loss:g}"
         if not torch.isfinite(patches).all():
             return f"{where}: a patch has voxels that are no numbers; mask or replace bad voxels"
+        return f"{where} {self.what_helps}"
+
+    @property
+    def what_helps(self) -> str:
+        """The rate, and what to do where weights have become too large."""
         asked = self.config.optimizer
         return (
-            f"{where} at learning rate {self.learning_rate:.3g}; train again (--restart) with a "
+            f"at learning rate {self.learning_rate:.3g}; train again (--restart) with a "
             f"lower optimizer.learning_rate (now {asked.learning_rate:g}) or with "
             f"optimizer.gradient_clip: 1 (now {asked.gradient_clip:g})"
         )
