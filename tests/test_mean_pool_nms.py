@@ -227,6 +227,42 @@ def test_one_label_of_a_label_volume_can_be_searched(two_workers, tmp_path):
     source = stored(tmp_path / "l.zarr", labels)
     settings = PickSettings(method="mp-nms", diameters=(11,), label_value=2)
     assert pick_particles(Session(two_workers), source, tmp_path / "p", settings).n_picks == 4
+    assert set(read_picks(tmp_path / "p/picks.csv").class_name.astype(str)) == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"), [((), ("1", "2")), (("background", "fas", "ribosome"),) * 2]
+)
+def test_each_label_of_a_label_volume_is_a_class(two_workers, tmp_path, names, expected):
+    score, centres = separated_balls(n=5, shape=(40, 60, 60))
+    labels = (2 * score).astype(np.uint8)
+    labels[tuple(slice(c - 5, c + 6) for c in centres[0])] //= 2
+    source = stored(tmp_path / "l.zarr", labels)
+    settings = PickSettings(method="mp-nms", diameters=(11, 11), class_names=names)
+    pick_particles(Session(two_workers, chunks=(32, 32, 32)), source, tmp_path / "p", settings)
+    picks = read_picks(tmp_path / "p/picks.csv")
+    of_class = {
+        name: sorted(map(tuple, rows[["z", "y", "x"]].to_numpy().round().tolist()))
+        for name, rows in picks.groupby(picks.class_name.astype(str))
+    }
+    first, *others = (tuple(map(float, centre)) for centre in centres)
+    assert of_class == dict(zip(expected[-2:], [[first], sorted(others)], strict=True))
+
+
+def test_labels_of_single_particles_are_no_classes(two_workers, tmp_path):
+    labels = np.arange(1, 1001, dtype=np.int16).reshape(10, 10, 10)
+    source = stored(tmp_path / "l.zarr", labels)
+    settings = PickSettings(method="mp-nms", diameters=(5,))
+    with pytest.raises(ConfigError, match=r"a few classes, found 1 to 1000; choose .*label-value"):
+        pick_particles(Session(two_workers), source, tmp_path / "p", settings)
+
+
+def test_scores_of_whole_numbers_are_searched_above_their_threshold(two_workers, tmp_path):
+    score, centres = separated_balls(n=5, shape=(40, 60, 60))
+    source = stored(tmp_path / "s.zarr", (100 + 100 * score).astype(np.uint8))
+    settings = PickSettings(method="mp-nms", diameters=(11,), threshold=150)
+    pick_particles(Session(two_workers), source, tmp_path / "p", settings)
+    assert len(read_picks(tmp_path / "p/picks.csv")) == len(centres)
 
 
 def test_scores_that_are_nan_are_refused_with_the_file(two_workers, tmp_path):

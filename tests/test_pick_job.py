@@ -184,6 +184,24 @@ def test_a_label_volume_is_picked_label_by_label(two_workers, tmp_path):
         )
         table = pd.read_csv(tmp_path / f"p{value}/picks.csv")
         assert table[["z", "n_voxels"]].to_numpy().tolist() == [[3 * value, 27]]
+        assert table.class_name.astype(str).tolist() == [str(value)]
+    named = PickSettings(class_name="fas", class_names=("background", "ribosome", "fas"))
+    pick_particles(Session(two_workers), source, tmp_path / "fas", named)
+    assert pd.read_csv(tmp_path / "fas/picks.csv").class_name.tolist() == ["fas"]
+
+
+def test_labels_of_several_classes_are_not_run_together(two_workers, tmp_path):
+    labels = np.zeros((30, 30, 30), "uint8")
+    labels[2:5, 2:5, 2:5], labels[5:8, 2:5, 2:5] = 100, 200
+    source = store(tmp_path / "l.zarr", labels)
+    session = Session(two_workers, chunks=(5, 30, 30))
+    with pytest.raises(ConfigError, match=r"labels from 100 to 200, .*--label-value"):
+        pick_particles(session, source, tmp_path / "p", PickSettings())
+    # above a threshold among them they are scores of whole numbers
+    report = pick_particles(session, source, tmp_path / "p", PickSettings(threshold=50))
+    assert report.n_picks == 1
+    mask = store(tmp_path / "m.zarr", labels // 200 * 255)
+    assert pick_particles(session, mask, tmp_path / "q", PickSettings()).n_picks == 1
 
 
 def test_border_voxels_are_left_out_on_both_ends_of_each_axis(two_workers, tmp_path):

@@ -143,6 +143,7 @@ def test_a_run_may_store_labels_instead_of_scores(two_workers, tomogram, models,
         {"name": "shift", "method": "mean-shift", "bandwidth": 6, "min_sizes": {"bright": 60},
          "min_size": 60},
         {"class": "bright", "name": "pool", "method": "mp-nms", "diameters": [11]},
+        {"name": "pools", "method": "mp-nms", "diameters": [11]},
     )  # fmt: skip
     config = config_of(
         tomogram, tmp_path / "out", models["deepfinder"], picks, segment={"argmax": True}
@@ -158,6 +159,7 @@ def test_a_run_may_store_labels_instead_of_scores(two_workers, tomogram, models,
     assert found_in(folder / "picks_shift") == {"bright": bright, "dark": dark}
     assert found_in(folder / "picks_pool", within=2.5)["dark"] == []
     assert found_in(folder / "picks_pool", within=2.5)["bright"] == bright
+    assert found_in(folder / "picks_pools", within=2.5) == {"bright": bright, "dark": dark}
     assert "labels_deepfinder.zarr: " in "\n".join(plan_run(config, workers=1, memory="4GiB"))
 
 
@@ -274,7 +276,6 @@ POOL = {"method": "mp-nms", "diameters": [11], "name": "p"}
         ({}, {**SHIFT, "min_sizes": {"fas": 5}}, "min_sizes: expected a class of .*'fas'"),
         ({}, {**SHIFT, "class_names": ["a"]}, "class_names: expected none in a run"),
         ({"argmax": True}, {**SHIFT, "threshold": 0.7}, "whose labels are no scores"),
-        ({"argmax": True}, POOL, "class: expected one with method mp-nms and argmax"),
         ({"classes": ["dark"]}, {**SHIFT, "argmax": True}, "expected several classes, found dark"),
         ({"class_names": ["a", "b"]}, SHIFT, "expected 3 different names, background first"),
         ({"class_names": ["a", "b", "c"]}, SHIFT, "expected 3 different names, background first"),

@@ -44,9 +44,7 @@ def keep_heap() -> bool:
     mallopt = _function("mallopt")
     if mallopt is None:
         return False
-    return bool(
-        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES) and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-    )
+    return bool(mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES) and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))
 
 
 def give_back_heap() -> bool:

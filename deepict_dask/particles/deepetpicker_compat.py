@@ -122,11 +122,11 @@ class TileSearch:
         tile
             From `tiles`.
         windows
-            Score maps over ``tile.read``, one for each class.
+            Score maps over ``tile.read``, one for each class, or a label volume.
         """
         inside = tile.read.shift(as_vec([-c for c in self.corner(tile)])).slices
         cubes = []
-        for channel, window in enumerate(windows):
+        for channel, window in enumerate(self.settings.channels(windows)):
             cube = np.zeros((self.block,) * 3, np.bool_)
             cube[inside] = self.settings.chosen(window, channel)
             cubes.append(cube)

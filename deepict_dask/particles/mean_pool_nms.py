@@ -71,8 +71,8 @@ class MeanPoolSettings:
     """Scores above it count."""
     floor: float = 0.1
     """Means above it count."""
-    label_value: int | None = None
-    """Instead of a threshold: voxels of a label volume that equal this."""
+    labels: tuple[int, ...] = ()
+    """Instead of a threshold: each is searched in the one label volume that is given."""
     thresholds: tuple[float, ...] = ()
     """Of each score map, where they differ."""
 
@@ -81,7 +81,8 @@ class MeanPoolSettings:
         cls,
         diameters: Sequence[float],
         threshold: float = 0.5,
-        label_value: int | None = None,
+        *,
+        labels: Sequence[int] = (),
         thresholds: Sequence[float] = (),
     ) -> MeanPoolSettings:
         """Return the settings for particles of some diameters, in voxels, one for each class."""
@@ -91,12 +92,16 @@ class MeanPoolSettings:
             n_pools,
             min_distance,
             threshold,
-            label_value=label_value,
+            labels=tuple(labels),
             thresholds=tuple(thresholds),
         )
 
+    def channels(self, windows: Sequence[Array]) -> Sequence[Array]:
+        """Return what is searched: each score map, or a label volume once for each label."""
+        return [*windows] * max(1, len(self.labels))
+
     def chosen(self, window: np.ndarray[Any, Any], channel: int = 0) -> np.ndarray[Any, Any]:
-        """Say which voxels of a window count, which is of one of the score maps.
+        """Say which voxels of a window count, which is one of `channels`.
 
         Raises
         ------
@@ -106,8 +111,10 @@ class MeanPoolSettings:
         if window.dtype.kind == "f" and np.isnan(window).any():
             raise VoxelValueError("expected scores, found NaN; correct the score map")
         limit = self.thresholds[channel] if self.thresholds else self.threshold
-        chosen: np.ndarray[Any, Any] = window > limit
-        return chosen if self.label_value is None else window == self.label_value
+        chosen: np.ndarray[Any, Any] = (
+            window == self.labels[channel] if self.labels else window > limit
+        )
+        return chosen
 
     @property
     def reach(self) -> int:
@@ -226,8 +233,9 @@ class MeanPoolReduction(TreeReduction[PeaksFound, PeaksFound]):
         return (self.settings.reach,) * 3
 
     def measure(self, block: Block, *windows: np.ndarray[Any, Any]) -> PeaksFound:
-        """Find the picks of a block; each window is the score map of a class."""
-        rows = [self._rows(block, number, window) for number, window in enumerate(windows)]
+        """Find the picks of a block; each window is the score map of a class, or has all labels."""
+        channels = enumerate(self.settings.channels(windows))
+        rows = [self._rows(block, number, window) for number, window in channels]
         joined = np.concatenate(rows)
         return PeaksFound(len(joined), joined)
 

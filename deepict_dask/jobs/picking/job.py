@@ -235,8 +235,16 @@ class PickJob:
             score_unit(self.header.dtype),
             regions=self.masks.names,
             columns=self.masks.columns,
-            class_name=self.settings.class_name,
+            class_name=self._class_name,
         )
+
+    @property
+    def _class_name(self) -> str | None:
+        """The class that is picked: as asked for, or the label's name, else its number."""
+        s = self.settings
+        if s.class_name is not None or s.label_value is None:
+            return s.class_name
+        return dict(enumerate(s.class_names)).get(s.label_value, str(s.label_value))
 
     def _write(
         self, name: str, clusters: ClusterFiles, voxels: LabelledVoxels, *, as_label_map: bool

@@ -15,6 +15,7 @@ from ...engine import check_budget
 from ...engine.arrays import naming, read_windows, run_each, task_key
 from ...io.picks_table import make_picks
 from ...particles.deepetpicker_compat import TileSearch, drop_as_deepetpicker
+from ...particles.label_range import LabelRange, LabelRangeReduction
 from ...particles.mean_pool_nms import PEAK_DTYPE, MeanPoolReduction, MeanPoolSettings, keep_highest
 from .method_sources import BACKGROUND
 
@@ -30,20 +31,26 @@ if TYPE_CHECKING:
 __all__ = ["mean_pool_picks", "search_tile"]
 
 Array = np.ndarray[Any, Any]
+_MOST_LABELS = 64
+"""Each is searched by itself."""
 
 
 def mean_pool_picks(job: MethodSources) -> pd.DataFrame:
     """Return the picks, the highest first (with compat in the order of the tiles)."""
     s = job.settings
-    channels = [i for i, name in enumerate(job.names) if name.lower() != BACKGROUND] or [0]
-    if len(s.diameters) > len(channels):
+    thresholds = job.thresholds()  # refused where there are none
+    labels = _labels_to_search(job) if job.is_label_volume else ()
+    scored = [i for i, name in enumerate(job.names) if name.lower() != BACKGROUND] or [0]
+    classes = labels or [i + 1 for i in scored]
+    if len(s.diameters) > len(classes):
         raise ConfigError(
-            f"diameters: expected one, or one for each of {len(channels)} classes, found "
+            f"diameters: expected one, or one for each of {len(classes)} classes, found "
             f"{len(s.diameters)}; give fewer"
         )
-    sources = [job.sources[i] for i in channels]
+    sources = job.sources if labels else [job.sources[i] for i in scored]
+    limits = () if labels else [thresholds[i] for i in scored]
     settings = MeanPoolSettings.of_diameters(
-        s.diameters, s.threshold, s.label_value, [job.thresholds()[i] for i in channels]
+        s.diameters, s.threshold, labels=labels, thresholds=limits
     )
     search = _found_in_tiles if s.compat else _found_in_chunks
     rows = search(job, settings, sources)
@@ -51,8 +58,32 @@ def mean_pool_picks(job: MethodSources) -> pd.DataFrame:
         np.stack([rows[name] for name in "zyx"], axis=1),
         rows["value"],
         label=np.arange(1, len(rows) + 1),
-        class_name=[job.name_of(channels[channel] + 1) for channel in rows["channel"].tolist()],
+        class_name=[job.name_of(classes[channel]) for channel in rows["channel"].tolist()],
     )
+
+
+def _labels_to_search(job: MethodSources) -> tuple[int, ...]:
+    """Return the labels that are wanted: one, those with names, or all that there are.
+
+    Raises
+    ------
+    ConfigError
+        There are more than classes of particles would be.
+    """
+    s = job.settings
+    if s.label_value is not None:
+        return (s.label_value,)
+    if s.class_names:
+        named = enumerate(s.class_names)
+        return tuple(n for n, name in named if n > 0 and name.lower() != BACKGROUND)
+    found: LabelRange = job.reduce(LabelRangeReduction())
+    if found.highest - found.lowest >= _MOST_LABELS:
+        raise ConfigError(
+            f"{job.sources[0].path}: expected the labels of a few classes, found {found.lowest} to "
+            f"{found.highest}; choose one with --label-value or name the classes with "
+            "--class-names, or give --threshold if these are scores"
+        )
+    return tuple(range(max(1, found.lowest), max(1, found.highest) + 1))
 
 
 def _found_in_chunks(

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from ...core.volume import VolumeHeader, VolumeReader
     from ..session import Session
 
-__all__ = ["BACKGROUND", "MethodSources", "method_grid", "of_label_volume", "refuse_background"]
+__all__ = [
+    "BACKGROUND",
+    "MethodSources",
+    "holds_labels",
+    "method_grid",
+    "of_label_volume",
+    "refuse_background",
+]
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,8 @@ class MethodSources:
     @property
     def is_label_volume(self) -> bool:
         """Whether voxels are labels, not scores."""
-        integer = np.dtype(self.header.dtype).kind in "iub"
-        return self.settings.label_value is not None or (integer and not self.names)
+        s = self.settings
+        return s.label_value is not None or (not self.names and holds_labels(self.header, s))
 
     def name_of(self, label: int) -> str:
         """Return the name of a class, from its label."""
@@ -176,6 +183,22 @@ class MethodSources:
         folder = self.scratch / name
         folder.mkdir()
         return SpillFolder(str(folder))
+
+
+def holds_labels(header: VolumeHeader, settings: PickSettings) -> bool:
+    """Say whether voxels are labels: whole numbers, and no threshold among them was given.
+
+    Examples
+    --------
+    >>> from deepict_dask.config import PickSettings
+    >>> from deepict_dask.core.volume import VolumeHeader
+    >>> labels, scores = (VolumeHeader((1, 1, 1), dtype, 10.0) for dtype in ("uint8", "float32"))
+    >>> holds_labels(labels, PickSettings()), holds_labels(labels, PickSettings(threshold=128))
+    (True, False)
+    >>> holds_labels(scores, PickSettings())
+    False
+    """
+    return np.dtype(header.dtype).kind in "iub" and settings.threshold < 1
 
 
 def method_grid(op: TreeReduction[Any, Any], shape: Vec, chunks: Vec) -> Grid:

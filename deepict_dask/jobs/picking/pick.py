@@ -26,10 +26,11 @@ from ...engine import (
     task_budget_bytes,
 )
 from ...io.volumes import open_volume
+from ...particles.label_range import LabelRange, LabelRangeReduction
 from ..session import measure_statistics
 from .choose_and_label import ChooseAndLabel
 from .job import LabelledVoxels, PickJob, select_settings
-from .method_sources import of_label_volume, refuse_background
+from .method_sources import holds_labels, method_grid, of_label_volume, refuse_background
 from .methods import pick_by_method
 from .regions import open_regions
 
@@ -86,6 +87,8 @@ def pick_particles(
         Score map and region mask differ in shape.
     VoxelValueError
         Scores are NaN, or a mask is no mask.
+    ConfigError
+        There are several classes or labels, and none was chosen.
     SpacingError
         The score map does not say its voxel spacing and none was given.
     OutputExistsError
@@ -136,6 +139,7 @@ def _open_job(
     """Open the inputs and check that they fit together."""
     scratch = folder / "scratch"
     whole = _open_score(session, score, scratch, settings)
+    _refuse_several_labels(session, whole, settings)
     fitted, masks = open_regions(session, whole, regions, settings, scratch=scratch)
     select = select_settings(settings, masks, whole.header.shape, fitted.header.shape)
     return fitted, PickJob(session, folder, settings, fitted.path, fitted.header, masks, select)
@@ -194,3 +198,20 @@ def _open_score(
             "choose one with --class"
         )
     return open_volume(score, class_name=settings.class_name, **options)
+
+
+def _refuse_several_labels(session: Session, reader: VolumeReader, settings: PickSettings) -> None:
+    """Refuse a volume of several labels, whose clusters would run together."""
+    chosen = settings.label_value is not None or settings.compat is not None
+    if chosen or not holds_labels(reader.header, settings):
+        return
+    op = LabelRangeReduction()
+    grid = method_grid(op, reader.header.shape, session.chunks)
+    with session.progress.stage(op.name, grid.n_blocks) as advance:
+        found: LabelRange = reduce_chunks(session.workers, op, [reader], grid, on_done=advance)
+    if found.has_several:
+        raise ConfigError(
+            f"{reader.path}: expected scores or one label, found labels from {found.lowest} to "
+            f"{found.highest}, whose clusters would run together; choose one with --label-value "
+            "(or --class and --class-names), or pick all with --method mean-shift or mp-nms"
+        )
