@@ -32,10 +32,10 @@ LARGEST_DIFFERENCE = 0.15
 ONEDNN = _Kernel._by_onednn
 
 
-def sharp_network(depth: int) -> UNet3D:
+def sharp_network(depth: int, edge: int = 1) -> UNet3D:
     """Weights large enough for scores all over 0..1."""
     torch.manual_seed(depth)
-    network = UNet3D(UNet3DSettings(depth, 4, 1)).eval()
+    network = UNet3D(UNet3DSettings(depth, 4, 1, space_to_depth=edge)).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm3d):
             module.running_mean.normal_(0.3, 0.2)
@@ -65,9 +65,9 @@ def window():
     return np.random.default_rng(1).normal(size=(40, 48, 64)).astype("float32")
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_bfloat16_scores_are_near_those_of_float32_and_not_the_same(depth):
-    network = sharp_network(depth)
+@pytest.mark.parametrize(("depth", "edge"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2)])
+def test_bfloat16_scores_are_near_those_of_float32_and_not_the_same(depth, edge):
+    network = sharp_network(depth, edge)
     full = predict_window(InferenceUNet3D(network), window())
     rough = predict_window(InferenceUNet3D(network, "bfloat16"), window())
     assert rough.dtype == np.float32

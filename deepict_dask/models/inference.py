@@ -147,7 +147,8 @@ class InferenceUNet3D:
         parts = decoded_parts(_positions(wanted, edge), (z, y, x), self.settings.depth, planes)
         # "enabled" is False by default there: without it a GPU would not use cuDNN at all
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
-            slabs = self._level(_cut(window, planes, edge), 0, parts)
+            cut = _cut(window, planes, edge, self.encoder[0][0].kernel.dtype)
+            slabs = self._level(cut, 0, parts)
             box = _voxels(parts[0].box, edge)
             for number, rows in zip(parts[0].slabs, slabs, strict=True):
                 scores = depth_to_space(self.head(rows)[None], edge)[0]
@@ -296,12 +297,14 @@ def _voxels(box: Box, edge: int) -> Box:
     return Box(_vec(start), _vec(stop))
 
 
-def _cut(window: torch.Tensor, planes: int, edge: int) -> Iterator[torch.Tensor]:
+def _cut(
+    window: torch.Tensor, planes: int, edge: int, dtype: torch.dtype
+) -> Iterator[torch.Tensor]:
     """Yield a window as slabs, each position with the voxels of its cell as channels."""
     for part in window.split(planes * edge):
         positions = space_to_depth(part[None, None], edge)[0]
         channels, z, y, x = positions.shape
-        slab = part.new_empty((z + 2, y, x, channels))
+        slab = part.new_empty((z + 2, y, x, channels), dtype=dtype)
         slab[1:-1] = positions.permute(1, 2, 3, 0)
         yield slab
 
