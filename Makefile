@@ -32,7 +32,7 @@ check: venv
 
 # On a machine with a GPU, whose python3 has PyTorch, CuPy and the rest (docs/gpu.md): no venv is made.
 test-gpu:
-	$(PYTHON) -m pytest -m gpu -p no:cacheprovider tests/test_gpu.py tests/test_gpu_networks.py tests/test_backend.py tests/test_equalize.py tests/test_mean_pool_nms.py
+	$(PYTHON) -m pytest -m gpu -W default -p no:cacheprovider tests/test_gpu.py tests/test_gpu_networks.py tests/test_backend.py tests/test_equalize.py tests/test_mean_pool_nms.py
 
 bench-gpu:
 	$(PYTHON) -m benchmarks.bench_gpu --out benchmarks/results/gpu.json

@@ -201,6 +201,8 @@ def _resident(case: Case, network: UNet3D, precision: Precision) -> Callable[[],
         with (
             torch.inference_mode(),
             torch.autocast(case.device.name, dtype=DTYPES[precision], enabled=half),
+            # float32 as ours is, not TF32
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
         ):
             scores: torch.Tensor = inner(tensor).sigmoid()
             return scores

@@ -71,6 +71,7 @@ def stand_in(monkeypatch):
 
     for name, module in standin_cupy.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("deepict_dask.backend.device._torch_is_for_cuda", lambda: True)
     standin_cupy.transfers.clear()
     standin_cupy.pinned_pool.clear()
 

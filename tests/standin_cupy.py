@@ -272,7 +272,10 @@ def at(ufunc, target, where, values):
     assert ufunc in (np.add, np.maximum, np.minimum)
     if target.dtype.name not in allowed:
         raise TypeError(f"scatter_{ufunc.__name__} only supports {allowed}, not {target.dtype}")
-    ufunc.at(unwrapped(target), unwrapped_index(where), unwrapped(values))
+    values = unwrapped(values)
+    if ufunc is not np.add and target.dtype == np.float64:
+        values = values.astype(np.float32)  # as CuPy's fmaxf and fminf do
+    ufunc.at(unwrapped(target), unwrapped_index(where), values)
 
 
 def _function(name):

@@ -81,6 +81,7 @@ def _forget_the_choice():
 def cupy(monkeypatch):
     fake = fake_cupy()
     monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(device_module, "_torch_is_for_cuda", lambda: True)
     return fake
 
 
@@ -181,9 +182,18 @@ def test_asking_for_a_gpu_that_is_absent_says_what_is_missing(monkeypatch, runti
         backend.resolve_device("cuda")
 
 
-def test_a_cupy_build_that_cannot_run_a_kernel_is_named(monkeypatch):
+@pytest.mark.usefixtures("cupy")
+def test_a_pytorch_without_cuda_is_named_and_auto_takes_the_cpu(monkeypatch):
+    monkeypatch.setattr(device_module, "_torch_is_for_cuda", lambda: False)
+    with pytest.raises(DeviceError, match=r"Fake GPU .* and a PyTorch that cannot use it"):
+        backend.resolve_device("cuda")
+    assert not backend.resolve_device("auto").is_gpu
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, type("CompileException", (Exception,), {})])
+def test_a_cupy_build_that_cannot_run_a_kernel_is_named(monkeypatch, kind):
     def fail(_n):
-        raise RuntimeError("no kernel image is available")
+        raise kind("no kernel image is available")
 
     fake = fake_cupy()
     fake.arange = fail

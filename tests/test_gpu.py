@@ -119,6 +119,19 @@ def test_a_labelled_chunk_is_that_of_the_cpu(select, connectivity, n_regions):
     same_node(found, expected)
 
 
+@pytest.mark.usefixtures("place")
+def test_the_highest_scores_of_a_float64_map_are_exact():
+    """CuPy's atomic maximum of float64 numbers is that of float32."""
+    box = Box((0, 0, 0), SHAPE)
+    score = np.random.default_rng(0).normal(size=SHAPE) - 2.0
+    labels = np.random.default_rng(1).integers(0, 40, SHAPE, np.int32)
+    wishes = {"box": box, "shape": SHAPE, "n_regions": 0}
+    expected = measure_components(labels, 39, score, None, **wishes)
+    found = device_measure.measure_on_device(on(labels), 39, on(score), None, **wishes)
+    np.testing.assert_array_equal(found["score_max"], expected["score_max"])
+    assert (expected["score_max"] != expected["score_max"].astype(np.float32)).any()
+
+
 @given(seed=st.integers(0, 99), piece=st.sampled_from([7, 64, 10**6]))
 def test_rows_made_on_a_device_are_the_last_bit_of_those_of_the_host(seed, piece):
     # the lines for a device, on NumPy arrays: hundreds of cases without a stand-in

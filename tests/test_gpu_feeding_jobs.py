@@ -116,6 +116,21 @@ def test_stored_scores_are_the_bytes_of_one_thread(one_worker, gpu_worker, files
 
 
 @pytest.mark.usefixtures("stand_in", "chunk_windows")
+def test_with_regions_windows_keep_their_page_locked_blocks(gpu_worker, files, tmp_path):
+    mask = create_ome_zarr(tmp_path / "r.zarr", VolumeHeader(TOMOGRAM, "uint8", 10.0))
+    mask.write(Box.whole(TOMOGRAM), np.ones(TOMOGRAM, np.uint8))
+    section = PickSection(
+        SegmentSettings(model=str(files / "m.safetensors")),
+        PickSettings(threshold=0.5, min_size=4, region="all"),
+        {"all": tmp_path / "r.zarr"},
+    )
+    session = Session(gpu_worker, chunks=(16, 16, 16), device="cuda")
+    pick_predicted(session, files / "t.zarr", {tmp_path / "p": section}, tomogram_name="t")
+    assert len(standin.transfers.to_device_from_pinned) > 20
+    assert len(standin.pinned_pool.made) <= 3  # as many as threads
+
+
+@pytest.mark.usefixtures("stand_in", "chunk_windows")
 def test_the_picks_of_one_pass_are_the_bytes_of_one_thread(
     one_worker, gpu_worker, files, tmp_path, monkeypatch
 ):

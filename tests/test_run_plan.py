@@ -118,6 +118,7 @@ def on_device(config, device, **more):
 def with_gpu(monkeypatch, free_bytes):
     """Put the stand-in of a GPU with so much free memory in CuPy's place."""
     monkeypatch.setattr("deepict_dask.backend.device.LEAST_FREE_BYTES", 0)
+    monkeypatch.setattr("deepict_dask.backend.device._torch_is_for_cuda", lambda: True)
     for name, module in standin_cupy.modules(free_bytes=free_bytes).items():
         monkeypatch.setitem(sys.modules, name, module)
 

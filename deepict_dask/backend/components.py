@@ -74,7 +74,7 @@ def _label_on_cpu(foreground: np.ndarray[Any, Any], connectivity: int) -> tuple[
 
 
 def _label_on_gpu(foreground: Any, connectivity: int) -> tuple[Any, int]:
-    """Label with cuCIM where it is installed, which is faster, else with CuPy."""
+    """Label with cuCIM where it is installed, else with CuPy, from which cuCIM has its kernels."""
     rank = _RANK_OF_CONNECTIVITY[connectivity]
     try:
         measure = importlib.import_module("cucim.skimage.measure")

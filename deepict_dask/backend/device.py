@@ -88,11 +88,9 @@ def _choose() -> Device:
 def _find_gpu() -> Device:
     """Return the current GPU after a trial kernel, or say what is missing."""
     cupy = _import_cupy()
-    # CuPy's errors have no common base below Exception that could be named without CuPy.
-    failures: tuple[type[BaseException], ...] = (RuntimeError, OSError, ImportError)
     try:
         count = cupy.cuda.runtime.getDeviceCount()
-    except failures as error:
+    except (RuntimeError, OSError, ImportError) as error:
         raise _absent(f"no usable NVIDIA driver ({error}); check nvidia-smi") from error
     if count == 0:
         raise _absent("a driver but no GPU; check CUDA_VISIBLE_DEVICES and the job's request")
@@ -100,7 +98,7 @@ def _find_gpu() -> Device:
         cupy.arange(2).sum().get()
         found = Device("cuda", _describe(cupy))
         free, _total = cupy.cuda.Device().mem_info
-    except failures as error:
+    except Exception as error:  # CuPy's (a driver's, a compiler's) have no common base below it
         raise _absent(
             f"a GPU on which CuPy's build cannot run ({error}); install the extra that fits the "
             "driver: deepict-dask[cuda12] or deepict-dask[cuda13]"
@@ -110,7 +108,17 @@ def _find_gpu() -> Device:
             f"{free / 2**30:.1f} GiB free on {found.description}, less than "
             f"{LEAST_FREE_BYTES >> 30} GiB; wait for other programs on it (nvidia-smi lists them)"
         )
+    if not _torch_is_for_cuda():
+        raise _absent(
+            f"{found.description} and a PyTorch that cannot use it; install PyTorch's build for "
+            "CUDA (pytorch.org)"
+        )
     return found
+
+
+def _torch_is_for_cuda() -> bool:
+    """Say whether networks would run on the GPU that CuPy has found."""
+    return bool(importlib.import_module("torch").cuda.is_available())
 
 
 def count_gpus() -> int:

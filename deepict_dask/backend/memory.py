@@ -36,7 +36,11 @@ LIBRARY_BYTES = 1 << 30
 """Workspaces of cuDNN and cuFFT, and the CUDA context of PyTorch."""
 STEP_BYTES = 2 << 30
 """Budgets are whole steps, so that a few megabytes more or less do not change the windows."""
-_SIGNS = ("out of memory", "ALLOC_FAILED", "cudaErrorMemoryAllocation")
+_SIGNS = (
+    "out of memory", "ALLOC_FAILED", "cudaErrorMemoryAllocation",
+    # PyTorch tries cuDNN's engines one after another and forgets why each failed
+    "unable to find an engine",
+)  # fmt: skip
 _said: set[str] = set()
 
 

@@ -48,11 +48,11 @@ def device_part(work: Any) -> AbstractContextManager[None]:
 
 
 def ready_for_upload(work: ChunkOp | TreeReduction[Any, Any], windows: list[Any]) -> list[Any]:
-    """Return a task's windows, in page-locked memory where they go to a GPU as they were read.
+    """Return a task's windows, the first in page-locked memory if it goes to a GPU as it was read.
 
-    The list is changed: a window as read is gone once it is copied.
+    The list is changed: a window as read is gone once it is copied. The others, a byte a voxel of
+    regions, are cropped before they are uploaded; and two sizes in turn would be locked anew each.
     """
     if work.uploads:
-        for number, window in enumerate(windows):
-            windows[number] = pinned(window)
+        windows[0] = pinned(windows[0])
     return windows

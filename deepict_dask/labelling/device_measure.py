@@ -2,7 +2,8 @@
 
 What is summed are whole numbers, so the order of atomic additions leaves no trace. CUDA adds 64-bit
 numbers without sign only: sums are kept so, and read as numbers with a sign at the end, which
-modulo 2**64 are the same. Only the rows leave the device.
+modulo 2**64 are the same. CuPy compares 64-bit floats as 32-bit ones in atomic operations: the
+highest score is looked for among whole numbers of the same order. Only the rows leave the device.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ Array = Any
 
 DEVICE_PIECE_VOXELS = 1 << 24
 """Voxels measured at a time; their temporaries take up to about 100 bytes each."""
+_SIGN = np.uint64(1 << 63)
 _SUMS = ("n_voxels", "sum_z", "sum_y", "sum_x", "score_sum")
 
 
@@ -73,8 +75,23 @@ def _columns(xp: Any, n: int) -> dict[str, Array]:
     for axis in "zyx":
         columns[f"{axis}_min"] = xp.full(n, np.iinfo(np.int32).max, np.int32)
         columns[f"{axis}_max"] = xp.full(n, -1, np.int32)
-    columns["score_max"] = xp.full(n, -np.inf, np.float64)
+    columns["score_max"] = xp.zeros(n, np.uint64)
     return columns
+
+
+def _ordered(xp: Any, values: Array) -> Array:
+    """Return whole numbers without sign that are in the order of float64 numbers."""
+    bits = values.view(np.uint64)
+    return xp.where((bits & _SIGN) != 0, ~bits, bits | _SIGN)
+
+
+def _in_order(ordered: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the float64 numbers of which `_ordered` made these.
+
+    >>> _in_order(_ordered(np, np.array([-2.5, 0.1]))).tolist()
+    [-2.5, 0.1]
+    """
+    return np.where((ordered & _SIGN) != 0, ordered ^ _SIGN, ~ordered).view(np.float64)
 
 
 def _pieces(xp: Any, labels: Array) -> Iterator[tuple[Array, Array]]:
@@ -119,7 +136,7 @@ def _add_scores(
     integers = xp.rint(exact / unit)
     refuse_large_scores(float(xp.abs(integers).max()), unit, n_voxels_of_volume)
     xp.add.at(columns["score_sum"], place, integers.astype(np.int64).view(np.uint64))
-    xp.maximum.at(columns["score_max"], place, exact)
+    xp.maximum.at(columns["score_max"], place, _ordered(xp, exact))
 
 
 def _count_in_regions(xp: Any, counts: Array, place: Array, bits: Array) -> None:
@@ -134,6 +151,8 @@ def _rows(columns: dict[str, Array], counts: Array) -> ClusterRows:
     rows = empty_rows(len(columns["n_voxels"]), len(counts))
     for name, column in columns.items():
         there = to_host(column)
+        if name == "score_max":
+            there = _in_order(there)
         rows[name] = there.view(np.int64) if there.dtype == np.uint64 else there
     if len(counts):
         rows["n_in_region"] = to_host(counts).view(np.int64).T

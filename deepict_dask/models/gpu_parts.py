@@ -22,7 +22,7 @@ def gpu_parts() -> dict[str, str]:
     """
     return {
         "CuPy (arrays on a GPU)": _version("cupy", f"absent; {_ADVICE}"),
-        "cuCIM (labels on a GPU)": _version("cucim", "absent: CuPy would label, more slowly"),
+        "cuCIM (labels on a GPU)": _version("cucim", "absent: CuPy would label"),
         "PyTorch (networks)": _torch(),
     }
 

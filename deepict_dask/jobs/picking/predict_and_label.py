@@ -192,7 +192,8 @@ class PredictAndLabel(TreeReduction[PredictedNodes, PredictedNodes]):
 
     def bytes_of(self, grid: Grid) -> int:
         """Return the peak bytes of the largest window of a grid."""
-        return self._bytes(grid.window_shape, grid.write_shape)
+        written = as_vec(map(min, grid.write_shape, grid.shape))
+        return self._bytes(grid.window_shape, written)
 
     def device_bytes_of(self, grid: Grid) -> int:
         """Return the bytes of a GPU that the largest window of a grid takes."""

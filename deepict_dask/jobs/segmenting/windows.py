@@ -232,12 +232,14 @@ def measured_op(
     return op.measured(*_measured(session, reader, blocks=_measured_at_once(grid)))
 
 
-def _measured_at_once(grid: Grid) -> Vec:
+def _measured_at_once(grid: Grid) -> Vec | None:
     """Return the voxels whose statistics a task measures: four windows, or fewer of a few.
 
     Statistics come before everything else: where one task would measure the whole tomogram, all
-    workers but one would wait.
+    workers but one would wait. None, for some chunks, where the whole tomogram is one window.
     """
+    if grid.n_blocks == 1:
+        return None
     z, y, x = grid.write_shape
     several = ((z, 2 * y, 2 * x), (z, y, 2 * x))
     return next((b for b in several if Grid(grid.shape, b).n_blocks > 1), grid.write_shape)
