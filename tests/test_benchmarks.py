@@ -13,6 +13,7 @@ from benchmarks import (
     bench_equalize,
     bench_label,
     bench_memory,
+    bench_million,
     bench_plans,
     bench_rivals_inference,
     bench_rivals_label,
@@ -177,6 +178,13 @@ def test_the_scheduler_forgets_the_finished_windows_of_a_map():
     in_flight = 4 * 2 + 8  # those that have ended are fetched, and forgotten, some at a time
     for kind in ("map", "reduce"):
         assert result[kind]["most tasks known to the scheduler"] <= 3 * in_flight
+
+
+def test_a_plan_that_is_run_to_its_end_finishes_every_window():
+    result = bench_million.run(None, small=True)
+    assert_reports(result)
+    assert result["windows finished"] == 64
+    assert 0 < result["part of their time that workers slept in tasks"] <= 1
 
 
 def test_the_model_breaks_where_the_hub_cannot_keep_up():

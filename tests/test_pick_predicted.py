@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,9 @@ import torch
 from deepict_dask.config import PickSettings, RunConfig, SegmentSettings
 from deepict_dask.core.errors import ConfigError
 from deepict_dask.core.geometry import Box
+from deepict_dask.core.spectrum import Spectrum
 from deepict_dask.engine.budget import BASELINE_TORCH_BYTES
+from deepict_dask.io.spectrum import write_spectrum
 from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs.picking.predicted import PickSection, pick_predicted
 from deepict_dask.jobs.segmenting import windows as segment_windows
@@ -161,21 +164,27 @@ def counted_tasks(workers):
     return plugin.keys
 
 
+@pytest.mark.parametrize(
+    ("chunks", "mib", "n_windows"), [((20, 24, 25), 9, 12), ((10, 18, 25), 7, 64)]
+)
 def test_the_whole_pipeline_takes_three_tasks_per_window(
-    two_workers, tomogram, models, region, tmp_path, monkeypatch
+    two_workers, tomogram, models, region, tmp_path, monkeypatch, chunks, mib, n_windows
 ):
-    # statistics, windows, the tree over both, the segmentation
-    monkeypatch.setattr(segment_windows, "_LARGEST_WINDOW_BYTES", 9 << 20)
-    segment = ({"model": models[0]},)
-    pick = ({"threshold": 0.6},)
+    # equalization, statistics, windows, the tree over both, the segmentation without small clusters
+    monkeypatch.setattr(segment_windows, "_LARGEST_WINDOW_BYTES", mib << 20)
+    write_spectrum(tmp_path / "s.tsv", Spectrum((1.0, 1.0), (0.01, 0.08)))
+    whole = n_windows > 12  # of few windows what is done once is more than its share
+    pick = ({"threshold": 0.9, "min_size": 5} if whole else {"threshold": 0.6},)
     config = config_of(
         tomogram, tmp_path / "out", models, region,
-        segment=segment, pick=pick, regions=(), chunks=(20, 24, 25),
+        segment=({"model": models[0]},), pick=pick, regions=(), chunks=chunks,
+        **({"equalize": {"target": tmp_path / "s.tsv"}} if whole else {}),
     )  # fmt: skip
     keys = counted_tasks(two_workers)
     run_pipeline(Session(two_workers), config)
-    n_windows = sum(key.startswith("segment_and_label_L0") for key in keys)
-    assert n_windows == 12
+    assert sum(key.startswith("segment_and_label_L0") for key in keys) == n_windows
+    kinds = {re.sub(r"[_-]?[0-9L].*", "", key) for key in keys}
+    assert not whole or {"equalize", "segmentation"} <= kinds, kinds
     assert len(keys) <= 3 * n_windows, keys
 
 
