@@ -146,6 +146,28 @@ def test_a_2d_config_of_deepict_is_a_training_of_ours(cells):
     assert [entry.name for entry in list_tomograms(config.tomograms)] == ["one", "two"]
 
 
+@pytest.mark.parametrize("production", [True, False])
+def test_a_2d_evaluation_of_deepict_is_a_cross_validation(cells, production):
+    evaluation = {
+        "active": True, "cv_folds": 2, "epochs": 7, "stopping_patience": 3, "random_seed": 5
+    }  # fmt: skip
+    path = deepict_2d(cells)
+    values = yaml.safe_load(path.read_text())
+    values["training"]["evaluation"] = evaluation
+    values["training"]["production"]["active"] = production
+    path.write_text(yaml.safe_dump(values))
+    said = []
+    config = read_deepict_training(path, say=said.append).config
+    assert (config.cross_validation.folds, config.cross_validation.final) == (2, production)
+    expected = (1, 0) if production else (7, 3)
+    assert (config.optimizer.epochs, config.optimizer.patience) == expected
+    assert config.seed == 5
+    assert production == any("for the epochs of training.production" in line for line in said)
+    path.write_text(path.read_text().replace("cv_folds: 2", "cv_folds: 1"))
+    with pytest.raises(ConfigError, match="cv_folds: expected 2 or more, found 1"):
+        read_deepict_training(path)
+
+
 def test_labels_that_deepict_would_flip_are_refused(cells):
     path = deepict_2d(cells)
     table = Path(cells / "train.csv")

@@ -10,7 +10,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .keys import Key, Schema, anything, count, flag, names, number, one_of, pair, positive, text
+from .keys import (
+    Key,
+    Schema,
+    anything,
+    count,
+    flag,
+    names,
+    number,
+    one_of,
+    optional,
+    pair,
+    positive,
+    text,
+)
 from .keys2d import SCHEMA_2D
 from .keys3d import SCHEMA_3D
 
@@ -18,6 +31,7 @@ __all__ = ["TRAINING_2D", "TRAINING_3D"]
 
 _NET, _AUG = "training.unet_hyperparameters", "training.data_augmentation"
 _SLICING, _GENERAL = "preprocessing.slicing", "training.general"
+_EVALUATION = "training.evaluation"
 
 
 def _part(value: Any) -> float:
@@ -56,6 +70,7 @@ TRAINING_3D = _and_others(
         "output_dir": Key(text),
         "model_path": Key(text),
         "tomos_sets.training_list": Key(names),
+        "cross_validation.active": Key(flag, default=False),
         "training.semantic_classes": Key(names),
         "training.processing_tomo": Key(text),
         "training.box_size": Key(positive, 64),
@@ -98,7 +113,12 @@ TRAINING_2D = _and_others(
         f"{_GENERAL}.n_filters": Key(positive, 4),
         f"{_GENERAL}.flip": Key(flag, default=True),
         f"{_GENERAL}.rotate": Key(flag, default=True),
-        "training.evaluation.random_seed": Key(count, 0),
+        f"{_EVALUATION}.active": Key(flag, default=False),
+        f"{_EVALUATION}.cv_folds": Key(optional(positive), None),
+        f"{_EVALUATION}.epochs": Key(positive, 50),
+        f"{_EVALUATION}.stopping_patience": Key(count, 0),
+        f"{_EVALUATION}.random_seed": Key(count, 0),
+        "training.production.active": Key(flag, default=False),
         "training.production.epochs": Key(positive, 50),
         "training.production.model_output": Key(text),
     },

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["DeepictTraining", "read_deepict_training"]
 
 _NET, _AUG = "training.unet_hyperparameters", "training.data_augmentation"
+_EVALUATION = "training.evaluation"
 _LOSSES = {"Dice": "dice", "GeneralizedDice": "generalized_dice"}
 _NOISE_PART = 0.3
 """DeePiCt multiplies the noise it draws by up to this."""
@@ -106,6 +107,11 @@ def _training_3d(path: Path, read: dict[str, Any], findings: Findings) -> Deepic
     findings.stop_on_errors()
     held_out = round(1 - read[f"{_NET}.train_split"], 6)
     findings.note(f"validation: the last {100 * held_out:g} % of each tomogram on y")
+    if read["cross_validation.active"]:
+        findings.note(
+            "cross_validation.active: one training of all tomograms, as DeePiCt in effect does; "
+            "cross_validation in a config of ours trains folds"
+        )
     values = {
         "tomograms": _write_table(output, rows),
         "output": output,
@@ -153,7 +159,7 @@ def _augment_3d(read: dict[str, Any], findings: Findings) -> dict[str, Any]:
 
 
 def _training_2d(path: Path, read: dict[str, Any], findings: Findings) -> DeepictTraining:
-    """Translate the 2D config: its final model."""
+    """Translate the 2D config: its final model, its evaluation, or both."""
     base = base_folder(path, read["data.training_data"])
     output = (base / read["training.production.model_output"]).with_suffix("")
     table = read_project_table(base / read["data.training_data"], base, ["data", "labels"])
@@ -189,12 +195,44 @@ def _training_2d(path: Path, read: dict[str, Any], findings: Findings) -> Deepic
             "learning_rate": read["training.general.lr"],
             "schedule": "constant",
             "batch_size": read["training.general.batch_size"],
-            "epochs": read["training.production.epochs"],
+            **_length_2d(read),
         },
-        "seed": read["training.evaluation.random_seed"],
+        "seed": read[f"{_EVALUATION}.random_seed"],
+        "cross_validation": _folds_2d(read, findings),
     }  # fmt: skip
+    findings.stop_on_errors()
     findings.note("flips and turns are applied to the final model too (DeePiCt leaves them out)")
     return DeepictTraining(settings_from(TrainConfig, values, str(path)))
+
+
+def _trains_final(read: dict[str, Any]) -> bool:
+    """Say whether a model of all tomograms is made: where it is asked for, or nothing else is."""
+    return read["training.production.active"] or not read[f"{_EVALUATION}.active"]
+
+
+def _length_2d(read: dict[str, Any]) -> dict[str, int]:
+    """Return epochs and patience, which are one for the folds and the final model."""
+    if _trains_final(read):
+        return {"epochs": read["training.production.epochs"]}
+    return {
+        "epochs": read[f"{_EVALUATION}.epochs"],
+        "patience": read[f"{_EVALUATION}.stopping_patience"],
+    }
+
+
+def _folds_2d(read: dict[str, Any], findings: Findings) -> dict[str, Any] | None:
+    """Translate the evaluation, which is a cross-validation over tomograms."""
+    if not read[f"{_EVALUATION}.active"]:
+        return None
+    folds, final = read[f"{_EVALUATION}.cv_folds"], _trains_final(read)
+    if folds is None or folds < 2:
+        findings.error(f"{_EVALUATION}.cv_folds: expected 2 or more, found {folds}")
+    if final:
+        findings.note(
+            f"{_EVALUATION}: folds are trained for the epochs of training.production, as the final "
+            "model is (DeePiCt: for their own, with patience)"
+        )
+    return {"folds": folds, "final": final}
 
 
 def _equalize_2d(base: Path, read: dict[str, Any]) -> dict[str, Any] | None:

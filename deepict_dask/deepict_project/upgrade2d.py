@@ -117,6 +117,6 @@ def _dropped(project: Project2D) -> Iterator[str]:
         yield f"#   deepict-dask polish SCORES OUT --z-sigma {sigma}"
     for name in ("evaluation", "production"):
         if project[f"training.{name}.active"]:
-            yield f"# - training.{name}: see `deepict-dask train --help`"
+            yield f"# - training.{name}: `deepict-dask train` does it, on the old config too"
     for text in project.findings.notes:
         yield f"# - {text}"
