@@ -93,7 +93,10 @@ def train(
         )
     if asked.checkpoint is not None:
         from ..jobs.export_model import export_model
+        from ..training.processes import is_first_process
 
+        if not is_first_process():
+            return
         export_model(str(model), asked.checkpoint, overwrite=True)
         say(f"wrote {asked.checkpoint}")
 

@@ -35,6 +35,7 @@ from .mirror import settle_mirrored
 from .networks import channel_names, network_to_train
 from .norms import has_norms, measure_norms
 from .packages import require_training_packages
+from .processes import is_first_process, wait_for_first
 from .stream import as_tensors
 from .tables import draw_losses
 
@@ -129,6 +130,7 @@ def train_network(
     on_gpu = _on_gpu(device or config.cluster.device)
     wishes = _Wishes(tell, progress, checkpoint_steps, on_gpu=on_gpu, alone=alone)
     if not wishes.first:
+        wait_for_first(folder / _KEY_FILE, key)
         return _train(config, data, folder, key, wishes)
     with OutputLock(folder / "checkpoints" / "lock"):
         done = _prepare(folder, key, resume=resume, overwrite=overwrite)
@@ -150,9 +152,7 @@ class _Wishes:
     @property
     def first(self) -> bool:
         """Whether this process writes: of several GPUs, each has a process."""
-        number = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or "0"
-        first = number == "0" and os.environ.get("NODE_RANK", "0") == "0"
-        return first or self.alone or not self.on_gpu
+        return is_first_process() or self.alone or not self.on_gpu
 
 
 def _prepare(folder: Path, key: str, *, resume: bool, overwrite: bool) -> TrainingOutcome | None:

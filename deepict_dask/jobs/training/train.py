@@ -170,6 +170,12 @@ def _equalized(session: Session, entry: TomogramEntry, folder: Path, config: Tra
     })  # fmt: skip
     store = folder / f"{entry.name}-{key[:12]}.zarr"
     if not store.exists():
+        from ...training.processes import refuse_together
+
+        refuse_together(
+            f"equalize {entry.name}", "begin this training without srun, which keeps what it "
+            "has equalized, and start it again with srun",
+        )  # fmt: skip
         equalize_volume(session, entry.path, store, config.equalize)
     return store
 
