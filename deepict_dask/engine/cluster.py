@@ -21,7 +21,7 @@ from .company import told_when_alone
 from .device_part import needs_gpu
 from .gpu_workers import plan_local, task_bytes, worker_specs
 from .staging import swept
-from .worker_settings import DASK_CONFIG, SINGLE_THREADED
+from .worker_settings import DASK_CONFIG, SINGLE_THREADED, environment_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -286,7 +286,7 @@ def _local(settings: ClusterSettings) -> Iterator[Workers]:
     options |= {"memory_limit": 0 if threads else each, "dashboard_address": ":0"}
     with ExitStack() as stack:
         try:
-            with interrupts_held():
+            with interrupts_held(), environment_kept():
                 cluster = stack.enter_context(LocalCluster(**options))
         except (RuntimeError, OSError, TimeoutError) as error:
             raise ClusterError(
@@ -310,7 +310,7 @@ def _local_with_gpus(plan: WorkerPlan) -> Iterator[Workers]:
     scheduler = {"cls": Scheduler, "options": {"dashboard_address": ":0", "host": "127.0.0.1"}}
     with ExitStack() as stack:
         try:
-            with interrupts_held():
+            with interrupts_held(), environment_kept():
                 cluster = stack.enter_context(SpecCluster(worker_specs(plan), scheduler))
         except (RuntimeError, OSError, TimeoutError) as error:
             raise ClusterError(

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 from ..core.heap import HEAP_ENVIRONMENT
 
-__all__ = ["DASK_CONFIG", "SINGLE_THREADED", "job_environment"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["DASK_CONFIG", "SINGLE_THREADED", "environment_kept", "job_environment"]
 
 DASK_CONFIG = {
     # Tasks are planned to fit, and results are small: spilling or pausing would only hide a bug.
@@ -58,3 +65,21 @@ def job_environment() -> dict[str, str]:
         if key.startswith(_OF_JOBS)
     }
     return SINGLE_THREADED | HEAP_ENVIRONMENT | told
+
+
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """Put back what is set for workers while they start, in the process that starts them.
+
+    Dask's nannies write variables such as ``OMP_NUM_THREADS=1`` into their own process for workers
+    to inherit, and leave them there: PyTorch, imported afterwards, would train on one core.
+    """
+    import dask
+
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in dask.config.get("distributed.nanny.pre-spawn-environ"):
+            os.environ.pop(name, None)
+            os.environ.update({name: before[name]} if name in before else {})

@@ -1,7 +1,8 @@
-"""Do workers use the memory of one chunk again for the next?"""
+"""What processes have from their start: workers that keep a chunk's memory, a driver as it was."""
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 
@@ -33,6 +34,18 @@ def test_a_local_worker_uses_the_memory_of_a_chunk_again():
     with connect(ClusterSettings("local", workers=1, memory="1GiB")) as workers:
         mapped = workers.client.submit(pages_mapped_for_ten_chunks).result(timeout=300)
     assert mapped < PAGES  # each chunk anew would be ten times as many
+
+
+@pytest.mark.parametrize("already", [{}, {"OMP_NUM_THREADS": "7"}])
+def test_the_process_that_starts_workers_keeps_its_own_variables(already, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in already.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with connect(ClusterSettings("local", workers=1, memory="1GiB")) as workers:
+        ask = workers.client.submit(os.getenv, "OMP_NUM_THREADS")
+        assert ask.result(timeout=300) == "1"
+        assert dict(os.environ) == before
 
 
 def test_workers_of_jobs_are_told_the_same():
