@@ -3,11 +3,13 @@
 Dask starts its workers with ``MALLOC_TRIM_THRESHOLD_=65536``. That also stops glibc from learning
 that blocks of some MiB come again and again: each is mapped afresh, and the kernel clears its pages
 each time. Of the time to read chunks that was two thirds, of a network's as long as half of its
-arithmetic. The thresholds here are those that glibc reaches by itself elsewhere.
+arithmetic.
 
-Workers that we start have them from their first allocation on (`HEAP_ENVIRONMENT`); a process that
-somebody else started sets them when it makes a network. What is left after a network's window, some
-90 MiB, would be missing where the worker's next task is of another kind and planned to fill it.
+Workers start with thresholds a little above a chunk (`HEAP_ENVIRONMENT`): larger arrays are given
+back at once, for what is left of them in a heap was seen to exceed what a task had been planned to
+hold. A process that makes a network takes the thresholds that glibc reaches by itself elsewhere;
+what is left after a window, some 90 MiB, would be missing where the worker's next task is of
+another kind and planned to fill it.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ MAPPED_BYTES = 32 << 20
 """Blocks from this size on are mapped one by one: the most that glibc takes."""
 KEPT_BYTES = 2 * MAPPED_BYTES
 """Free memory at the heap's end from which on it is given back."""
+CHUNK_BYTES = 9 << 20
+"""A chunk of 128 x 128 x 128 float32 voxels, and what is stored with it."""
 HEAP_ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": str(MAPPED_BYTES),
-    "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+    "MALLOC_MMAP_THRESHOLD_": str(CHUNK_BYTES),
+    "MALLOC_TRIM_THRESHOLD_": str(2 * CHUNK_BYTES),
 }
-"""The same thresholds, for processes that are yet to start."""
+"""Of processes that are yet to start."""
 
 
 @lru_cache(maxsize=1)
