@@ -16,6 +16,7 @@ import numpy as np
 
 from deepict_dask.evaluate.picks import score_picks
 from deepict_dask.models.checkpoint import load_checkpoint
+from deepict_dask.training.demo_model import PARTICLE_RECIPE
 from deepict_dask.training.score_limits import choose_pick_limits, find_picks, whole_scores
 
 from .picker_recipes import MATCH_RADIUS
@@ -41,16 +42,10 @@ _PARTICLES = {
 }
 RECIPES: dict[str, Recipe] = {
     "ours": {
+        # that of the bundled model, for as long as the time lasts
+        **PARTICLE_RECIPE,
         "classes": _PARTICLES,
-        "network": {
-            "depth": 2, "initial_features": 16, "space_to_depth": 2, "mirror_symmetric": True,
-        },
-        "patches": {"shape": [96, 96, 96], "sampling": "uniform"},
-        "augment": {"flips": True, "gaussian_noise": 0.7},
-        "optimizer": {
-            "loss": "dice", "optimizer": "muon", "learning_rate": 0.02, "schedule": "cosine",
-            "weight_averaging": 0.998, "batch_size": 2, "precision": "bfloat16", "epochs": 1000,
-        },
+        "optimizer": {**PARTICLE_RECIPE["optimizer"], "epochs": 1000},
     },
     "DeePiCt's recipe": {
         "classes": _PARTICLES,

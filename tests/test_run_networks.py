@@ -276,6 +276,7 @@ POOL = {"method": "mp-nms", "diameters": [11], "name": "p"}
         ({}, {**SHIFT, "min_sizes": {"fas": 5}}, "min_sizes: expected a class of .*'fas'"),
         ({}, {**SHIFT, "class_names": ["a"]}, "class_names: expected none in a run"),
         ({"argmax": True}, {**SHIFT, "threshold": 0.7}, "whose labels are no scores"),
+        ({"argmax": True}, {"name": "p"}, "expected one of the models' classes .*, found none"),
         ({"classes": ["dark"]}, {**SHIFT, "argmax": True}, "expected several classes, found dark"),
         ({"class_names": ["a", "b"]}, SHIFT, "expected 3 different names, background first"),
         ({"class_names": ["a", "b", "c"]}, SHIFT, "expected 3 different names, background first"),

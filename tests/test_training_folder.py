@@ -32,6 +32,15 @@ def test_a_finished_training_is_not_run_again_and_another_one_is_not_mixed_with_
     assert other.card["settings"]["optimizer"]["learning_rate"] == 0.02
 
 
+def test_other_processes_do_not_wait_for_one_that_finds_the_training_finished(folder, monkeypatch):
+    train_network(small_config(folder), data=Spots())
+    monkeypatch.setattr("deepict_dask.training.fit._Wishes.first", False)
+    monkeypatch.setattr("deepict_dask.training.fit.wait_for_first", lambda *_a: 1 / 0)
+    assert train_network(small_config(folder), data=Spots()).was_finished
+    with pytest.raises(ZeroDivisionError):
+        train_network(small_config(folder), data=Spots(), resume=False)
+
+
 @pytest.mark.parametrize("backwards", [False, True])
 def test_a_kill_while_another_training_is_removed_leaves_no_checkpoint_of_unknown_owner(
     folder, monkeypatch, backwards

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 
+import dask
 import pytest
 
 from deepict_dask.core.heap import HEAP_ENVIRONMENT
@@ -46,6 +47,12 @@ def test_the_process_that_starts_workers_keeps_its_own_variables(already, monkey
         ask = workers.client.submit(os.getenv, "OMP_NUM_THREADS")
         assert ask.result(timeout=300) == "1"
         assert dict(os.environ) == before
+
+
+def test_workers_look_at_their_loops_twice_a_second():
+    with connect(ClusterSettings("local", workers=1, memory="1GiB")) as workers:
+        ask = workers.client.submit(dask.config.get, "distributed.admin.tick.interval")
+        assert ask.result(timeout=300) == "500ms"
 
 
 def test_workers_of_jobs_are_told_the_same():

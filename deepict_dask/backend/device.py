@@ -1,7 +1,7 @@
 """Find a GPU that works, or say what is missing.
 
-Asked in the order in which things break: the CuPy package, the driver, a GPU, and a first kernel
-(which fails where CuPy was built for another CUDA version than the machine's).
+Asked in the order in which things break: the CuPy package, the driver, a GPU, a first kernel (which
+fails where CuPy was built for another CUDA version than the machine's), and PyTorch's build.
 """
 
 from __future__ import annotations

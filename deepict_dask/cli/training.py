@@ -92,13 +92,17 @@ def train(
             config, one_pass=one_pass, resume=resume, overwrite=overwrite, progress=progress
         )
     if asked.checkpoint is not None:
-        from ..jobs.export_model import export_model
-        from ..training.processes import is_first_process
+        _write_checkpoint(model, asked.checkpoint)
 
-        if not is_first_process():
-            return
-        export_model(str(model), asked.checkpoint, overwrite=True)
-        say(f"wrote {asked.checkpoint}")
+
+def _write_checkpoint(model: Path, checkpoint: Path) -> None:
+    """Write a model as DeePiCt's checkpoint, in one of the processes that have trained it."""
+    from ..jobs.export_model import export_model
+    from ..training.processes import is_first_process
+
+    if is_first_process():
+        export_model(str(model), checkpoint, overwrite=True)
+        say(f"wrote {checkpoint}")
 
 
 def _show(

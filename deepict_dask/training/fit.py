@@ -130,8 +130,10 @@ def train_network(
     on_gpu = _on_gpu(device or config.cluster.device)
     wishes = _Wishes(tell, progress, checkpoint_steps, on_gpu=on_gpu, alone=alone)
     if not wishes.first:
-        wait_for_first(folder / _KEY_FILE, key)
-        return _train(config, data, folder, key, wishes)
+        done = _finished_before(folder, key) if resume else None
+        if done is None:
+            wait_for_first(folder / _KEY_FILE, key)
+        return done or _train(config, data, folder, key, wishes)
     with OutputLock(folder / "checkpoints" / "lock"):
         done = _prepare(folder, key, resume=resume, overwrite=overwrite)
         done = done or _train(config, data, folder, key, wishes)
@@ -157,17 +159,25 @@ class _Wishes:
 
 def _prepare(folder: Path, key: str, *, resume: bool, overwrite: bool) -> TrainingOutcome | None:
     """Return a finished training; else leave the folder ready to start or to go on."""
-    model, note = folder / MODEL_NAME, folder / _KEY_FILE
-    card = finished_card(model)
-    if resume and card is not None and card.get("request") == key:
-        return TrainingOutcome(model, (), card.get("metrics", {}), card, was_finished=True)
+    done = _finished_before(folder, key) if resume else None
+    if done is not None:
+        return done
     refusal = other_training(folder, key)
     if refusal is not None and resume and not overwrite:
         raise refusal
     if refusal is not None or not resume:
         _clear(folder)
-    replace_file(note, key)
+    replace_file(folder / _KEY_FILE, key)
     return None
+
+
+def _finished_before(folder: Path, key: str) -> TrainingOutcome | None:
+    """Return what an earlier training of the same request came to, if it has finished."""
+    model = folder / MODEL_NAME
+    card = finished_card(model)
+    if card is None or card.get("request") != key:
+        return None
+    return TrainingOutcome(model, (), card.get("metrics", {}), card, was_finished=True)
 
 
 def other_training(folder: Path, key: str) -> DeepictError | None:

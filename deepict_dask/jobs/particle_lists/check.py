@@ -68,8 +68,3 @@ def _check_of_labels(model: SegmentSettings, pick: PickSettings) -> None:
             f"pick: threshold, thresholds, argmax: expected none of them with argmax of "
             f"{model.model}, whose labels are no scores; leave one out"
         )
-    if pick.method == "components" and pick.class_name is None and pick.label_value is None:
-        raise ConfigError(
-            f"pick: class: expected one with method {pick.method} and argmax of {model.model}, "
-            "found none"
-        )
