@@ -16,6 +16,7 @@ import math
 import tempfile
 import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from deepict_dask.backend import (
     Device,
     count_gpus,
     device_budget,
+    empty_pools,
     free_device_bytes,
     label_components,
     resolve_device,
@@ -349,6 +351,10 @@ def run(case: Case, out: Path | None = None) -> dict[str, Any]:
         if case.device.is_gpu:
             found["peak GiB of PyTorch"] = round(torch.cuda.max_memory_allocated() / GIB, 1)
             torch.cuda.reset_peak_memory_stats()
+            # CuPy's pool keeps what it has once held: the next part, and its workers, start without
+            pool = import_module("cupy").get_default_memory_pool()
+            found["most GiB of CuPy"] = round(pool.total_bytes() / GIB, 1)
+            empty_pools()
         results[part.__name__] = found | {"took": round(time.perf_counter() - start, 1)}
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
