@@ -248,16 +248,16 @@ class ContactSettings(Strict):
         return self
 
 
-_OF_REGIONS = ("border", "region", "contacts", "distances", "label_map", "connectivity")
+_OF_CLUSTERS = ("border", "label_map", "connectivity")
 _OF_METHODS: dict[str, tuple[str | None, str, tuple[str, ...]]] = {
     "components": (
         None, "deepict", ("bandwidth", "diameters", "min_sizes", "thresholds", "argmax"),
     ),
-    "mean-shift": ("bandwidth", "deepfinder", ("diameters", *_OF_REGIONS)),
+    "mean-shift": ("bandwidth", "deepfinder", ("diameters", *_OF_CLUSTERS)),
     "mp-nms": (
         "diameters",
         "deepetpicker",
-        ("bandwidth", "min_sizes", "min_size", "max_size", "argmax", *_OF_REGIONS),
+        ("bandwidth", "min_sizes", "min_size", "max_size", "argmax", *_OF_CLUSTERS),
     ),
 }  # fmt: skip
 """Of each method: what it needs, whose program it can reproduce, which settings it lacks."""
@@ -340,6 +340,12 @@ class PickSettings(Strict):
         changed = _changed(self, idle)
         if changed:
             raise ValueError(f"{', '.join(changed)}: not with method {self.method}")
+        touching = [c.region for c in self.all_contacts if c.mode == "contact"]
+        if touching and self.method != "components":
+            raise ValueError(
+                f"contact with {touching[0]!r}: expected intersection or colocalization with "
+                f"method {self.method}, whose picks are points, found contact"
+            )
         if self.argmax and (self.thresholds or self.label_value is not None):
             raise ValueError("argmax: expected no thresholds and no label_value with it")
         if self.compat not in (None, compat):

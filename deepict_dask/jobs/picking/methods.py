@@ -24,8 +24,10 @@ from .mean_shift import mean_shift_picks
 from .method_sources import MethodSources, method_grid
 from .nothing import warn_of_nothing
 from .outputs import PickReport, versions
+from .point_regions import picks_by_regions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -48,6 +50,7 @@ def pick_by_method(
     target: Path,
     settings: PickSettings,
     *,
+    regions: Mapping[str, Path] | None = None,
     tomogram_name: str | None = None,
 ) -> PickReport:
     """Turn a score map or a label volume into particle lists.
@@ -63,6 +66,8 @@ def pick_by_method(
         Folder to make: ``picks.star``, ``picks.csv``, ``motl.csv``, ``run.json``.
     settings
         With a method other than ``components``.
+    regions
+        Mask files by the names of their regions, as of `pick_particles`.
     tomogram_name
         Name in the STAR file; the folder's by default.
 
@@ -79,9 +84,11 @@ def pick_by_method(
     """
     started = datetime.now(UTC)
     score = score.absolute()
+    masks = {name: path.absolute() for name, path in (regions or {}).items()}
     request = {
-        "job": "pick", "input": fingerprint(score), "settings": settings.model_dump(mode="json"),
-        "spacing": session.voxel_spacing_angstrom,
+        "job": "pick", "input": fingerprint(score),
+        "regions": [[name, fingerprint(path)] for name, path in masks.items()],
+        "settings": settings.model_dump(mode="json"), "spacing": session.voxel_spacing_angstrom,
     }  # fmt: skip
     key = request_key(request)
     with StagedOutput(target, key, overwrite=session.overwrite) as staged:
@@ -90,12 +97,17 @@ def pick_by_method(
         scratch.mkdir()
         job = MethodSources.open(session, score, scratch, settings)
         picks = _METHODS[settings.method](job)
-        if len(picks) == 0:
+        n_found = len(picks)
+        picks = picks_by_regions(job, picks, masks)
+        if n_found == 0:
             found = measure_statistics(session, job.sources[0], name="score range")
             warn_of_nothing(str(score), found, settings, n_clusters=0)
+        elif len(picks) == 0:
+            log.warning("%s: no picks: none of %d meets the contact asked for", score, n_found)
         finish_lists(
             staged.folder, picks, job.header, tomogram_name or target.name,
-            inputs={"score": str(score)}, request={**request, "key": key}, started=started,
+            inputs={"score": str(score), "regions": {n: str(path) for n, path in masks.items()}},
+            request={**request, "key": key}, started=started,
         )  # fmt: skip
         shutil.rmtree(scratch)
         staged.commit()
@@ -142,7 +154,7 @@ def finish_lists(
     header: VolumeHeader,
     name: str,
     *,
-    inputs: dict[str, str],
+    inputs: dict[str, Any],
     request: dict[str, Any],
     started: datetime,
     **counts: int,

@@ -96,7 +96,9 @@ def pick_particles(
     """
     settings = of_label_volume(settings)
     if settings.method != "components":
-        return pick_by_method(session, score, target, settings, tomogram_name=tomogram_name)
+        return pick_by_method(
+            session, score, target, settings, regions=regions, tomogram_name=tomogram_name
+        )
     started = datetime.now(UTC)
     score = score.absolute()  # workers may run in another folder
     masks = {name: path.absolute() for name, path in (regions or {}).items()}

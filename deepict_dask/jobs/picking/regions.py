@@ -79,6 +79,12 @@ class RegionMasks:
         return sum(1 << number for number in self.of_mode("intersection"))
 
     @property
+    def inside(self) -> list[Search]:
+        """What intersection looks for where picks are points: voxels of a region."""
+        regions = (self.known[number] for number in self.of_mode("intersection"))
+        return [Search(region, 0.0, "chessboard") for region in regions]
+
+    @property
     def nearness(self) -> list[Search]:
         """What colocalization looks for; DeePiCt's is no restriction where a region is empty."""
         return [

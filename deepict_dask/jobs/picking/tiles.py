@@ -157,6 +157,11 @@ def check_tile_picks(model: SegmentSettings, settings: PickSettings) -> None:
             "label_value, class_names: expected none where a network is searched, found "
             "one; choose a class with --class"
         )
+    if settings.all_contacts:
+        raise ConfigError(
+            "region, contacts: expected none where tiles of a network are searched, found some; "
+            "segment first, then pick from the score map"
+        )
     refuse_background(settings, model.model)
     channels, names = _channels(model, settings), class_names_of(model)
     if len(settings.diameters) > len(channels):
