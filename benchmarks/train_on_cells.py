@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from copy import deepcopy
 from dataclasses import dataclass
@@ -123,6 +124,7 @@ def compare_recipes(
                 output = Path(scratch) / f"{name}_{seed}"
                 model = _trained_model(recipe, cells, output, seed, minutes=minutes, small=small)
                 found.append(figures(name, model, cells))
+                print(f"{name}, seed {seed}: {found[-1]}", file=sys.stderr, flush=True)
             rows += _rows(name, found)
     return {
         "minutes, 3D and 2D": [0, 0] if small else [MINUTES, MINUTES_2D],
