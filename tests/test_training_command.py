@@ -160,8 +160,18 @@ def test_paths_of_a_config_count_from_its_folder(cells):
 
 
 def test_presets_are_the_networks_of_the_paper():
-    assert PRESETS["fas"]["initial_features"] == 16
-    assert PRESETS["actin"]["batch_norm"] is False
+    # Supplementary Table 1: depth, filters of the first block, batch norm
+    in_3d = {
+        "ribosome": (2, 4, True), "fas": (2, 16, True), "membrane": (2, 4, True),
+        "npc": (3, 16, True), "microtubule": (2, 4, True), "actin": (3, 8, False),
+    }  # fmt: skip
+    of_3d = {name: one for name, one in PRESETS.items() if one["kind"] == "unet3d"}
+    found = {n: (p["depth"], p["initial_features"], p["batch_norm"]) for n, p in of_3d.items()}
+    assert found == in_3d
+    # D5 IF16, which is 4 poolings
+    of_2d = {name: one for name, one in PRESETS.items() if one["kind"] == "unet2d"}
+    found = {n: (p["depth"], p["initial_features"]) for n, p in of_2d.items()}
+    assert found == {"cytosol": (4, 16), "organelle": (4, 16)}
 
 
 @pytest.mark.parametrize("name", list(RECIPES))

@@ -36,6 +36,21 @@ def test_a_trained_model_is_written_as_deepict_checkpoint_and_trained_on_from_th
         export_model(str(done.model), tmp_path / "spot.h5")
 
 
+def test_training_goes_on_from_a_network_that_deepict_trained(tmp_path, golden):
+    path = golden / "deepict/models/blob_D2_IF4_BN.pth"
+    theirs = load_checkpoint(path).network.state_dict()
+    # at a rate of nearly nothing the weights stay as they were read; batch norm's means move
+    still = {"epochs": 1, "steps_per_epoch": 1, "learning_rate": 1e-12}
+    config = small_config(tmp_path / "a", network={"start_from": str(path)}, **still)
+    done = train_network(config, data=Spots())
+    ours = load_checkpoint(done.model)
+    assert ours.settings == load_checkpoint(path).settings
+    state = ours.network.state_dict()
+    for name, value in theirs.items():
+        if name.endswith(("weight", "bias")):
+            np.testing.assert_allclose(state[name].numpy(), value.numpy(), rtol=0, atol=1e-9)
+
+
 def test_the_exported_checkpoint_has_the_keys_and_fields_of_deepicts_own(tmp_path, golden):
     import torch
 

@@ -328,6 +328,8 @@ def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(tmp_path, words
     found = CliRunner().invoke(app, ["train", str(tmp_path / "train.yaml"), "--dry-run", *words])
     assert found.exit_code == 0, found.output
     assert said in found.output
+    if "2" in words:
+        assert "\n  a: 6 ball\n  b: 6 ball\n  u: no lists\n" in found.output
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

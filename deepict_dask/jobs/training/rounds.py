@@ -20,10 +20,8 @@ from ...core.errors import ConfigError, DeepictError
 from ...engine.output_lock import OutputLock
 from ...io.csv_text import csv_of_dicts, csv_of_rows
 from ...io.dataset import list_tomograms
-from ...io.picks import write_picks
-from ...io.picks_table import make_picks
 from ...io.replace import replace_file
-from ...io.volumes import open_volume
+from .round_lists import RoundLists, given_counts, has_list, open_lists
 from .round_picks import RoundClass, RoundTomogram, picks_of_round, predicted
 from .task import (
     STUDY_LOCK,
@@ -104,7 +102,7 @@ def train_in_rounds(
     output = config.output.absolute()
     lock = output / STUDY_LOCK
     with OutputLock(lock):
-        state = _opened(config, output)
+        state = open_lists(config, output)
         rounds = _Rounds(session, config, state, tell, trainer, predict)
         rounds.how = {"resume": resume, "overwrite": overwrite, "lock": lock}
         rounds.check()
@@ -121,21 +119,22 @@ def train_in_rounds(
 
 
 def describe_rounds(config: TrainConfig, n_rounds: int) -> list[str]:
-    """Return which tomograms have lists, and which do not, as lines; train nothing.
+    """Return which tomograms have lists, with how many particles, as lines; train nothing.
 
     Raises
     ------
-    ConfigError
-        As `train_in_rounds`.
+    DeepictError
+        As `train_in_rounds`: tomograms and lists are opened.
     """
     _check(config, n_rounds)
     columns = {one.picks for one in config.classes.values() if one.picks is not None}
     entries = list_tomograms(config.tomograms)
-    known = [e.name for e in entries if all(_has_list(e, column) for column in columns)]
+    known = [e.name for e in entries if all(has_list(e, column) for column in columns)]
     others = [entry.name for entry in entries if entry.name not in known]
     n = f"{n_rounds} round" + "s" * (n_rounds > 1)
     return [
         f"{n}, {n_rounds + 1} trainings; round 1 on {', '.join(known) or 'nothing'}",
+        *(f"  {entry.name}: {given_counts(config, entry)}" for entry in entries),
         f"without lists, from round 2 on: {', '.join(others) or 'none'}",
         f"held out: {_held_out(config.validation)}",
     ]
@@ -182,59 +181,12 @@ def _check(config: TrainConfig, n_rounds: int) -> None:
 
 
 @dataclass
-class _Lists:
-    """The tomograms and where their lists are now."""
-
-    entries: list[TomogramEntry]
-    given: dict[str, dict[str, Path]] = field(default_factory=dict)
-    """By tomogram and class, the lists that were given, in voxels."""
-    current: dict[str, dict[str, Path]] = field(default_factory=dict)
-    """By tomogram and class, what is trained on."""
-    n_picks: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Picks of the current lists, by tomogram and class."""
-    shapes: dict[str, Any] = field(default_factory=dict)
-    spacings: dict[str, float] = field(default_factory=dict)
-    """Edge of a voxel, Å, by tomogram."""
-
-
-def _opened(config: TrainConfig, output: Path) -> _Lists:
-    """Bring the given lists into one form, ``given/CLASS/TOMOGRAM.csv``."""
-    from ...training.opening import given_particles
-
-    lists = _Lists(list_tomograms(config.tomograms))
-    for entry in lists.entries:
-        spacing = config.voxel_spacing_angstrom or entry.voxel_spacing_angstrom
-        header = open_volume(entry.path, voxel_spacing_angstrom=spacing).header
-        shape, edge = header.shape, float(header.voxel_spacing_angstrom or 0)
-        lists.shapes[entry.name], lists.spacings[entry.name] = shape, edge
-        lists.given[entry.name] = {}
-        for name, settings in config.classes.items():
-            if settings.picks is None or not _has_list(entry, settings.picks):
-                continue
-            points = given_particles(entry, name, settings, shape, edge)
-            path = output / "given" / name / f"{entry.name}.csv"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_picks(make_picks(points), path)
-            lists.given[entry.name][name] = path
-            lists.n_picks[entry.name, name] = len(points)
-        lists.current[entry.name] = dict(lists.given[entry.name])
-    return lists
-
-
-def _has_list(entry: TomogramEntry, column: str) -> bool:
-    """Say whether a list was given; a column that no tomogram has is an error."""
-    if column not in {*entry.columns, *entry.picks, *entry.files}:
-        return True  # opening it names the columns that there are
-    return bool(entry.picks.get(column)) or column in entry.files
-
-
-@dataclass
 class _Rounds:
     """What all rounds share."""
 
     session: Session
     config: TrainConfig
-    lists: _Lists
+    lists: RoundLists
     tell: Callable[[str], None]
     trainer: Callable[[TrainingTask], TrainingResult]
     predict: Callable[..., dict[str, Any]]
