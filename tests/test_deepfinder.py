@@ -28,12 +28,14 @@ from deepict_dask.models.deepfinder import (
 )
 from deepict_dask.models.deepfinder_inference import InferenceDeepFinder
 from deepict_dask.models.registry import loaded_unet3d
+from deepict_dask.segmentation import deepfinder_windows
 from deepict_dask.segmentation.deepfinder_compat import (
     CompatDeepFinderOp,
     averaged,
     deepfinder_axis,
 )
 from deepict_dask.segmentation.deepfinder_windows import DeepFinderOp
+from deepict_dask.segmentation.device_windows import Halving
 from deepict_dask.segmentation.fixed_tiles import tile_grid
 
 DATA = Path(__file__).parent / "data"
@@ -161,6 +163,31 @@ def test_exact_windows_do_not_depend_on_the_chunks(network, model, write):
         grid = Grid(volume.shape, write, op.halo, op.align, one_shape=one_shape)
         scores = in_blocks(op, volume, grid)
         np.testing.assert_allclose(scores, whole(network, normalised), atol=1e-6)
+
+
+def test_a_gpu_without_memory_for_a_window_gets_its_parts(network, model, monkeypatch):
+    tried = []
+
+    class Small(InferenceDeepFinder):
+        """Holds so many voxels, and no more; where it says the GPU is, is the CPU."""
+
+        def scores(self, window, wanted):
+            tried.append(window.numel())
+            if window.numel() > 470_000:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().scores(window, wanted)
+
+    monkeypatch.setattr(deepfinder_windows, "inference_deepfinder", lambda *_: Small(network))
+    monkeypatch.setattr(deepfinder_windows, "_LEARNT", Halving())
+    volume = np.random.default_rng(0).normal(size=(60, 80, 120)).astype("f4")
+    op = DeepFinderOp(str(model), 0.0, 1.0, device="cuda")
+    grid = Grid(volume.shape, volume.shape, op.halo, op.align)
+    np.testing.assert_allclose(in_blocks(op, volume, grid), whole(network, volume), atol=1e-6)
+    assert tried[0] > 470_000
+    assert max(tried[1:]) <= 470_000
+    # the next is halved at once
+    in_blocks(op, volume, grid)
+    assert tried.count(tried[0]) == 1
 
 
 def test_published_tiling_of_a_bare_clone_is_equal_to_the_last_bit():

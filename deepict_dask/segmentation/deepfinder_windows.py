@@ -17,6 +17,7 @@ from ..core.geometry import as_vec, ceil_to
 from ..models.deepfinder_inference import deepfinder_bytes
 from ..models.registry import inference_deepfinder, loaded_deepfinder
 from .class_scores import ClassScoresOp
+from .device_windows import Halving, scores_that_fit
 from .windows import FIXED_BYTES, chosen_class, normalise, pad_far_end, write_box
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["DeepFinderOp", "predicted"]
 
 Array = np.ndarray[Any, Any]
+
+_LEARNT = Halving()
+"""A window of this network takes several times what one of a U-Net does."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,29 @@ class DeepFinderOp(ClassScoresOp):
         return self.settings.align
 
     def apply(self, block: Block, *windows: Any) -> Array:
-        """Return the scores over ``block.read``; outside ``block.write`` there are zeros."""
-        window = pad_far_end(normalise(windows[0], self.mean, self.std), self.align)
-        # pages of zeros that nothing is written to take no memory
-        scores = np.zeros((self.settings.n_classes, *block.read.shape), dtype=np.float32)
-        wanted = write_box(block)
+        """Return the scores over ``block.read``; outside ``block.write`` there are zeros.
+
+        A window that does not fit a GPU goes in parts.
+        """
+        if self.device == "cpu":
+            scores = self._scores(block, windows[0])
+        else:
+            scores = self._empty(block)
+            found = scores_that_fit(self, self._scores, block, windows[0], _LEARNT)
+            block.crop(scores)[...] = found
+        return chosen_class(scores, self.class_index)
+
+    def _scores(self, block: Block, window: Array) -> Array:
+        """Return the scores of all classes over ``block.read``."""
+        window = pad_far_end(normalise(window, self.mean, self.std), self.align)
+        scores, wanted = self._empty(block), write_box(block)
         network = inference_deepfinder(self.model_path, self.device)
         scores[(..., *wanted.slices)] = predicted(network, window, wanted)
-        return chosen_class(scores, self.class_index)
+        return scores
+
+    def _empty(self, block: Block) -> Array:
+        """Return zeros over ``block.read``: pages that nothing is written to take no memory."""
+        return np.zeros((self.settings.n_classes, *block.read.shape), dtype=np.float32)
 
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes of one window: as read, normalised, padded, scores, network."""
