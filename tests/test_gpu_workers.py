@@ -2,12 +2,14 @@
 
 import json
 import os
+import time
 from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from benchmarks import bench_gpu
+from benchmarks.gpu_busy import GpuBusy
 from deepict_dask.cli import app
 from deepict_dask.core.errors import DeviceError
 from deepict_dask.core.spectrum import Spectrum
@@ -186,3 +188,23 @@ def test_a_part_that_fails_leaves_its_error_and_the_others_go_on(tmp_path, monke
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert "no such luck" in results["broken"]["error"]
     assert results["fine"]["figure"] == 1
+
+
+def test_how_busy_a_gpu_is_is_the_mean_of_what_its_driver_says(tmp_path, monkeypatch):
+    ready, asked = tmp_path / "ready", tmp_path / "asked"
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" > {asked}\n'
+        f"printf '50\\n100\\n0\\n[N/A]\\n'\ntouch {ready}\nexec sleep 600\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with GpuBusy("GPU-5a") as busy:
+        while not ready.exists():  # pytest's own limit ends it
+            time.sleep(0.01)
+    assert busy.part == 0.5
+    assert "--id=GPU-5a" in asked.read_text().split()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with GpuBusy("0") as busy:
+        pass
+    assert busy.part is None
