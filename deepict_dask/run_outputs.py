@@ -8,15 +8,17 @@ are stored, the mask ``region_<name>.zarr`` for every region that a model makes,
 from __future__ import annotations
 
 import logging
-import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import SegmentSettings
-from .core.errors import ConfigError, OutputExistsError
+from .core.errors import ConfigError, OutputExistsError, WorkFailedError
+from .engine.staging import remove
 from .io.dataset import list_tomograms
 from .jobs.particle_lists.check import check_pick_of, is_from_tiles
 from .jobs.picking.method_sources import refuse_background
+from .jobs.runs.stage_record import StageRecord
 from .jobs.segmenting.chosen_model import (
     BACKGROUND,
     check_3d_options,
@@ -31,6 +33,8 @@ from .models.checkpoint import model_info
 from .models.registry import resolve_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .config import PickSettings, RegionSettings, RunConfig
     from .io.dataset import TomogramEntry
 
@@ -54,6 +58,9 @@ __all__ = [
 ]
 
 EQUALIZED = "equalized.zarr"
+_RECORD = "stages.json"
+_UNFINISHED = (".partial", ".lock")
+"""Endings of what stands beside an output while it is made."""
 _MANY = 8
 """As many tomograms as are in flight at most."""
 log = logging.getLogger("deepict_dask")
@@ -223,17 +230,47 @@ def are_many(n_tomograms: int) -> bool:
 
 
 def remove_results(config: RunConfig) -> None:
-    """Remove what earlier runs of a config made for its tomograms.
+    """Remove what earlier runs made for a config's tomograms; other files there are left.
 
     Raises
     ------
     OutputExistsError
-        A folder holds other files.
+        A folder holds nothing of a run but other files.
+    WorkFailedError
+        A file cannot be removed.
     """
     entries = list_tomograms(config.tomograms)
     check_config(config, entries)
     for entry in entries:
-        shutil.rmtree(config.output / entry.name, ignore_errors=True)
+        folder = config.output / entry.name
+        with _removing(folder):
+            if folder.is_dir():
+                _remove_outputs(folder, expected_outputs(config))
+
+
+def _remove_outputs(folder: Path, expected: list[str]) -> None:
+    """Remove outputs by name, unfinished ones too, then their record; a link is kept."""
+    names = [*expected, *StageRecord(folder).forget()]
+    endings = ("", *_UNFINISHED, ".replaced")
+    ours = {name + ending for name in names for ending in endings}
+    for path in [path for path in folder.iterdir() if path.name in ours]:
+        with _removing(path):
+            remove(path)
+    (folder / _RECORD).unlink(missing_ok=True)
+    if not folder.is_symlink() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+@contextmanager
+def _removing(path: Path) -> Iterator[None]:
+    """Name what cannot be removed."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkFailedError(
+            f"{path}: expected results that can be removed, found: {error.strerror or error} "
+            f"({error.filename or path}); remove them yourself, or give another output"
+        ) from error
 
 
 def warn_of_models(config: RunConfig) -> None:
@@ -263,9 +300,10 @@ def check_config(config: RunConfig, entries: list[TomogramEntry]) -> None:
     for region in config.regions:
         _check_region(region)
         _check_column(region, entries)
+    expected = expected_outputs(config)
     for entry in entries:
         folder = config.output / entry.name
-        if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
+        if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder, expected):
             raise OutputExistsError(
                 f"{folder}: expected an empty folder or results of an earlier run, "
                 "found other files; give another output"
@@ -343,8 +381,7 @@ def _refuse_idle(config: RunConfig) -> None:
             )
 
 
-def _is_ours(folder: Path) -> bool:
+def _is_ours(folder: Path, expected: list[str]) -> bool:
     """Say whether a folder holds results (or unfinished results) of a run."""
-    known = {"stages.json"}
-    endings = (".partial", ".lock")
-    return any(path.name in known or path.name.endswith(endings) for path in folder.iterdir())
+    known = {_RECORD, *(name + ending for name in expected for ending in _UNFINISHED)}
+    return any(path.name in known for path in folder.iterdir())

@@ -145,11 +145,13 @@ class TomogramStages:
         together = [s for s in missing if s.compat is None and is_unet3d(s.model)]
         if together:
             segment_together(self.session, tomogram, {maps[s]: s for s in together})
+        for settings in together:
+            self._note(maps[settings].name, keys[settings])
         for settings in missing:
             if settings not in together:
                 region = self._compat_region(settings)
                 segment_volume(self.session, tomogram, maps[settings], settings, region=region)
-            self._note(maps[settings].name, keys[settings])
+                self._note(maps[settings].name, keys[settings])
         return maps
 
     def _segment_request(self, tomogram: Path, settings: SegmentSettings) -> dict[str, Any]:
@@ -161,11 +163,15 @@ class TomogramStages:
         }  # fmt: skip
 
     def _compat_region(self, settings: SegmentSettings) -> Path | None:
-        """Return the mask that limits published-style prediction: the one all picks use."""
+        """Return the mask that limits published-style prediction: the one all its users need."""
         if settings.compat is None or not is_unet3d(settings.model):
             return None
-        names = {contact.region for pick in self.config.pick for contact in pick.all_contacts}
-        region = next((r for r in self.config.regions if names == {r.name}), None)
+        config = self.config
+        if any(r.model is not None and model_of_region(r) == settings for r in config.regions):
+            return None
+        picks = [pick for pick in config.pick if model_of_pick(config, pick) == settings]
+        needed = {frozenset(contact.region for contact in pick.all_contacts) for pick in picks}
+        region = next((r for r in config.regions if needed == {frozenset({r.name})}), None)
         return None if region is None else self._file_of(region)
 
     def _file_of(self, region: RegionSettings) -> Path | None:
@@ -286,8 +292,9 @@ class TomogramStages:
         }
         if missing:
             pick_predicted(self.session, tomogram, missing, tomogram_name=self.entry.name)
-        for target in missing:
-            self._note(target.name, keys[target.name])
+        for name, key in keys.items():
+            if self.folder / name in missing:
+                self._note(name, key)
 
     def _pass_request(self, tomogram: Path, section: PickSection) -> dict[str, Any]:
         return {

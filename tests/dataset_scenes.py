@@ -16,18 +16,18 @@ RECORDS = {"run.json", "stages.json"}
 """Files that hold paths and times."""
 
 
-def write_network(path):
-    """Write a 3D network with random weights and one class, a."""
+def write_network(path, names=("a",)):
+    """Write a 3D network with random weights and one class, a, or several."""
     import torch
 
     from deepict_dask.models.checkpoint import save_model
     from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
 
     torch.manual_seed(0)
-    network = UNet3D(UNet3DSettings(depth=1, initial_features=2)).eval()
+    network = UNet3D(UNet3DSettings(depth=1, initial_features=2, n_classes=len(names))).eval()
     for weights in network.parameters():
         torch.nn.init.normal_(weights, std=0.2)
-    save_model(path, network, class_names=("a",), voxel_spacing_angstrom=SPACING)
+    save_model(path, network, class_names=names, voxel_spacing_angstrom=SPACING)
     return path
 
 

@@ -27,11 +27,15 @@ from deepict_dask import pipeline
 from deepict_dask.batch import Batch
 from deepict_dask.cli import app
 from deepict_dask.core.errors import VolumeFormatError, WorkFailedError
+from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.engine import ClusterSettings, connect
 from deepict_dask.engine.arrays import task_key
 from deepict_dask.engine.turns import Turns
 from deepict_dask.io.dataset import TomogramEntry
 from deepict_dask.io.dataset_picks import PicksFile, write_dataset_picks
+from deepict_dask.io.ome_zarr_write import create_ome_zarr
+from deepict_dask.jobs.runs.dataset_outputs import write_dataset
+from deepict_dask.jobs.runs.summary import TomogramReport
 from deepict_dask.jobs.session import Session
 from deepict_dask.pipeline import run_pipeline
 from deepict_dask.tomogram_stages import TomogramStages
@@ -136,6 +140,26 @@ def test_the_table_of_the_dataset_is_all_lists_one_after_another(one_by_one):
     np.testing.assert_allclose(table["x_angstrom"], expected["x"] * 12.0)
     assert set(table["picks"]) == {"picks_a"}
     assert set(table["class_name"]) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("record", "spacing"),
+    [
+        ({"voxel_spacing_angstrom": 10.0}, 10.0),
+        ({"voxel_spacing_angstrom": None}, np.nan),
+        ({"n_picks": 1}, 20.0),  # of an older version: that of the volume beside it
+    ],
+)
+def test_positions_are_of_the_spacing_that_the_picks_were_made_with(tmp_path, record, spacing):
+    folder = tmp_path / "t/picks_a"
+    folder.mkdir(parents=True)
+    (folder / "picks.csv").write_text("score,x,y,z\n0.5,3,2,1\n")
+    (folder / "run.json").write_text(json.dumps(record))
+    create_ome_zarr(tmp_path / "t/scores_of_another.zarr", VolumeHeader((2, 2, 2), "uint8", 20.0))
+    write_dataset(tmp_path, [TomogramReport("t", {"picks_a": 1})])
+    (row,) = pd.read_parquet(tmp_path / "dataset.parquet").to_dict("records")
+    found = [row[f"{axis}_angstrom"] for axis in "zyx"]
+    np.testing.assert_array_equal(found, [spacing, 2 * spacing, 3 * spacing])
 
 
 def test_lists_without_rows_or_columns_have_a_place_in_the_table(tmp_path):

@@ -13,6 +13,7 @@ from profile_scenes import LEAST, SCHEDULER, elsewhere
 
 from deepict_dask.config import load_run_config
 from deepict_dask.config.profile import ClusterProfile, load_profile
+from deepict_dask.config.run import read_config_file
 from deepict_dask.core.errors import BudgetError, ClusterError, ConfigError
 from deepict_dask.engine import ClusterSettings, Workers, batch_systems, connect
 from deepict_dask.engine.batch_systems import BATCH_SYSTEMS, make_job, worker_bytes
@@ -194,6 +195,24 @@ def test_a_profile_that_is_not_there_is_named(tmp_path):
     kind = f"pbs:{tmp_path}/nowhere.yaml"
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"), connect(ClusterSettings(kind=kind)):
         pytest.fail("there is no such profile")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("12:00", "12:00:00"), ("04:00", "04:00:00"), ("1:30:00", "01:30:00"), ("43200", "12:00:00")],
+)
+def test_hours_and_minutes_need_no_quotes(tmp_path, written, read):
+    path = tmp_path / "slurm.yaml"
+    path.write_text(f"memory_per_job: 8GiB\nwalltime: {written}\n")
+    (profile,) = load_profile(path).values()
+    assert profile.walltime == read
+
+
+def test_a_key_that_is_given_twice_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("output: a\npick:\n  - class: a\n    class: b\n")
+    with pytest.raises(ConfigError, match=r"line 4, column 5: .*the key class again"):
+        read_config_file(path)
 
 
 def test_yaml_times_without_quotes_are_times():

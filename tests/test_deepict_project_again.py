@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 from pathlib import Path
 
 import mrcfile
@@ -23,6 +25,7 @@ from project_scenes import (
     unpacked,
 )
 
+from deepict_dask.core.errors import WorkFailedError
 from deepict_dask.deepict_project import run3d, steps
 
 __all__ = ["blob", "folder", "session", "small", "unpacked"]
@@ -140,3 +143,63 @@ def test_a_result_that_was_changed_since_is_made_again(session, golden, unpacked
     assert not any("up to date" in line for line in run(session, values))
     assert mask.read_bytes()[1024:] == good[1024:]  # the header holds the time of writing
     assert (results / "prev_post_processed_prediction.mrc").read_bytes() == b"edited"
+
+
+def _fails(*_args, **_options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_somebody_else_makes_after_a_run_that_failed_is_set_aside(session, small, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(run3d, "segment_volume", _fails)
+        with pytest.raises(WorkFailedError):
+            run(session, small)
+    (place("a") / "probability_map.mrc").write_bytes(b"of DeePiCt")
+    run(session, small)
+    assert (place("a") / "prev_probability_map.mrc").read_bytes() == b"of DeePiCt"
+    assert mrcfile.read(place("a") / "probability_map.mrc").shape == (44, 44, 44)
+
+
+def test_what_is_ours_is_replaced_after_a_run_that_failed(session, small, monkeypatch):
+    run(session, small)
+    other = changed(small, training__overlap=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(run3d, "segment_volume", _fails)
+        with pytest.raises(WorkFailedError):
+            run(session, other)
+    run(session, other)
+    assert not [*place("a").glob("prev_*")]
+
+
+def test_a_file_that_has_its_name_but_not_its_note_is_ours(session, small, monkeypatch):
+    export = steps.export_float32
+
+    def fails_after_it(store, target):
+        export(store, target)
+        _fails()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "export_float32", fails_after_it)
+        with pytest.raises(WorkFailedError):
+            run(session, small)
+    assert (place("a") / "probability_map.mrc").exists()
+    run(session, small)
+    assert not [*place("a").glob("prev_*")]
+
+
+def test_two_outputs_of_one_work_dir_do_not_wipe_each_others_stores(session, small, monkeypatch):
+    run(session, small)
+    other, segment, seen = changed(small, output_dir="out_2"), run3d.segment_volume, []
+
+    def meanwhile(own, source, store, *rest, **options):
+        report = segment(own, source, store, *rest, **options)
+        run(session, small)
+        seen.append(store.exists())
+        return report
+
+    monkeypatch.setattr(run3d, "segment_volume", meanwhile)
+    run(session, other)
+    assert seen == [True]
+    (made,) = Path("out_2").rglob("probability_map.mrc")
+    assert mrcfile.read(made).shape == (44, 44, 44)
+    assert not Path("work/deepict_dask").exists()

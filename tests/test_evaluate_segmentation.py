@@ -230,7 +230,11 @@ def test_what_histogram_and_sums_cannot_hold_is_found():
     assert [one.n_bad for one in compared(beyond, ones, sample=0).bad] == [2, 0]
     assert [one.n_bad for one in compared(beyond, ones, sample=5).bad] == [0, 0]
     assert [one.n_bad for one in compared(ones, beyond, published=True).bad] == [0, 3]
-    assert [one.n_bad for one in compared(ones, beyond).bad] == [0, 0]
+    # bytes that were stored as signed ones are no mask, and would all be true
+    assert [one.n_bad for one in compared(ones, beyond).bad] == [0, 1]
+    assert [one.n_bad for one in compared(ones, ones, np.int8([[[-128, 1, 0]]])).bad] == [0, 0, 1]
+    signed = np.int8([[[-128, 1, 0]]])
+    assert [one.n_bad for one in compared(signed, ones, sample=0).bad] == [1, 0]
 
 
 def test_whole_numbers_are_a_segmentation_whatever_their_labels():

@@ -95,6 +95,20 @@ def test_chunks_of_a_mask_thicker_than_declared_are_counted():
     assert skeleton_of(mask, VoxelLengths(radius=12, hole=0)).n_thick == 0
 
 
+@pytest.mark.parametrize("n_tubes", [1, 2, 4, 8])
+def test_chunks_of_tubes_that_touch_side_by_side_are_counted(n_tubes):
+    mask = np.zeros((11, 88, 104), bool)
+    for y in range(10, 10 + 5 * n_tubes, 5):
+        away = np.hypot(*np.meshgrid(np.arange(11) - 5, np.arange(88) - y, indexing="ij"))
+        mask[..., 5:85] |= (away <= 2.6)[..., None]
+    lengths = VoxelLengths(radius=3, hole=0)
+    whole, cut = skeleton_of(mask, lengths), skeleton_of(mask, lengths, chunks=(11, 30, 30))
+    # a sheet is neither one tube nor several: what is made of it depends on the chunks
+    assert (whole.n_thick, cut.n_thick > 0) == (int(n_tubes > 1), n_tubes > 1)
+    if n_tubes == 1:
+        assert cut.voxels.tolist() == whole.voxels.tolist()
+
+
 def test_the_reduction_is_associative_and_commutative():
     mask = random_scene(1, 3, 0.0, 3)
     op = SkeletonReduction(SHAPE, LENGTHS)

@@ -19,6 +19,7 @@ from deepict_dask.core.errors import VolumeFormatError, WorkFailedError
 from deepict_dask.core.geometry import Box
 from deepict_dask.io.mrc import HEADER, open_mrc
 from deepict_dask.io.unpack import unpack
+from deepict_dask.io.volumes import open_volume
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data" / "mrc"
 
@@ -242,6 +243,24 @@ def test_the_voxel_spacing_is_settled_or_left_open(tmp_path, cella, m, spacing):
     description, reader = open_mrc(path)
     assert reader.header.voxel_spacing_angstrom == spacing
     assert bool(description.spacing_problem) == (spacing is None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "given", "origin"),
+    [
+        ({}, None, (-40, -60, -80)),
+        # the header's cell spans all 6 sections, which is repaired before anything follows from it
+        ({"cella": (40, 50, 60), "m": (4, 5, 1)}, None, (-40, -60, -80)),
+        ({}, 8.0, (-32, -48, -64)),
+        ({"cella": (0, 0, 0)}, 8.0, (-32, -48, -64)),
+        ({"origin": (1, 2, 3)}, 8.0, (3, 2, 1)),
+    ],
+)
+def test_an_origin_in_voxels_counts_the_spacing_that_is_used(tmp_path, fields, given, origin):
+    start = {"nstart": (-8, -6, -4)}
+    path = write_mrc(tmp_path / "a.mrc", voxels((6, 5, 4), "int8"), **start, **fields)
+    header = open_volume(path, voxel_spacing_angstrom=given).header
+    assert header.origin_angstrom == origin
 
 
 def test_a_file_that_shrinks_after_opening_is_an_error_not_a_crash(tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from profile_scenes import LEAST, SCHEDULER, elsewhere
 
 from deepict_dask.config.profile import ClusterProfile
 from deepict_dask.core.errors import ClusterError
 from deepict_dask.engine.batch_systems import BATCH_SYSTEMS, BatchSystem
+from deepict_dask.engine.cluster_jobs import _kept
 from deepict_dask.engine.job_pool import JobPool
 
 __all__ = ["elsewhere"]
@@ -119,3 +122,21 @@ def test_jobs_that_can_never_start_end_the_wait_at_once(pool):
     tend(pool)
     with pytest.raises(ClusterError, match="never start"):
         pool.wait()
+
+
+def test_why_no_more_jobs_come_is_said_whether_the_work_raised_or_returned(caplog):
+    closed = []
+    pool = SimpleNamespace(problem=None, start=lambda: None, close=lambda: closed.append(True))
+
+    def work(error=None):
+        pool.problem = "--cluster: 3 jobs of Slurm ended before a worker came"
+        if error is not None:
+            raise error
+
+    with pytest.raises(ClusterError, match="3 jobs of Slurm ended"), _kept(pool):
+        work(RuntimeError("the client is closed"))
+    # what returned has told what is unfinished, and what it exits with
+    with _kept(pool):
+        work()
+    assert [r.message for r in caplog.records if r.levelname == "ERROR"] == [pool.problem]
+    assert closed == [True, True]

@@ -12,6 +12,7 @@ from programs import inside, kill_when, marks, run
 from typer.testing import CliRunner
 
 from deepict_dask.cli import app
+from deepict_dask.config import SegmentSettings
 from deepict_dask.core.errors import WorkFailedError
 from deepict_dask.core.geometry import Grid
 from deepict_dask.core.statistics import StatisticsReduction
@@ -146,6 +147,19 @@ def test_another_threshold_or_input_starts_afresh(one_worker, config, windows, u
     windows.run(one_worker, config.model_copy(update={"output": config.output / "b"}), at_most=2)
     write_tomogram(config.tomograms, 1, shape=SHAPE)
     assert windows.run(one_worker, config.model_copy(update={"output": config.output / "b"})) == n
+
+
+def test_corrected_class_names_start_afresh(one_worker, config, windows, tmp_path):
+    model = write_network(tmp_path / "two.safetensors", names=("a", "b"))
+
+    def named(*names, output="out"):
+        segment = (SegmentSettings(model=str(model), class_names=names),)
+        return config.model_copy(update={"segment": segment, "output": tmp_path / output})
+
+    n = windows.run(one_worker, named("b", "a", output="undisturbed"))
+    windows.run(one_worker, named("a", "b"), at_most=n - 1)
+    assert windows.run(one_worker, named("b", "a")) == n
+    assert results_of(tmp_path / "out") == results_of(tmp_path / "undisturbed")
 
 
 def test_several_sections_go_on_together(one_worker, config, windows, tmp_path):

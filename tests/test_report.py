@@ -26,6 +26,7 @@ from deepict_dask import run_outputs
 from deepict_dask.cli import app
 from deepict_dask.config import RunConfig
 from deepict_dask.core.errors import ConfigError
+from deepict_dask.engine import ClusterSettings, connect
 from deepict_dask.io.array import ArrayReader
 from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs.session import Session
@@ -184,6 +185,17 @@ def test_workers_make_the_pages_too(tmp_path, two_workers):
     (run / "report" / "A.html").unlink()
     write_report(run)
     assert Page(run / "report" / "A.html").elements == by_workers.elements
+
+
+def test_pages_are_made_where_the_workers_are_lost(tmp_path, caplog):
+    run = write_dataset(tmp_path, ["A", "B", "C"])
+    said = []
+    with connect(ClusterSettings(kind="threads", workers=1, memory="1GiB")) as workers:
+        workers.client.close()
+        assert report_of_run(run, workers=workers, say=said.append) == run / "report.html"
+    assert {page.name for page in (run / "report").iterdir()} == {"A.html", "B.html"}
+    assert said == [f"report in {run / 'report.html'}"]
+    assert "no report was written" not in caplog.text
 
 
 def test_a_page_that_cannot_be_made_is_named_and_the_others_are_there(tmp_path, caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hand_made import BRIGHT, DARK, NAMES, SHAPE, balls, deepetpicker, deepfinder
@@ -17,7 +18,7 @@ from deepict_dask.core.errors import ConfigError
 from deepict_dask.core.geometry import Box
 from deepict_dask.io.picks import read_picks
 from deepict_dask.io.volumes import open_volume
-from deepict_dask.jobs.picking.tiles import TilePicker, pick_tiles
+from deepict_dask.jobs.picking.tiles import TilePicker, check_tile_picks, pick_tiles
 from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
 from deepict_dask.models.checkpoint import save_model
@@ -224,6 +225,8 @@ def test_a_run_of_a_deepetpicker_model_picks_by_pooling_and_from_its_tiles(
     assert len(raw) > report.n_picks["picks_tiles"] > 3
     kept = drop_as_deepetpicker(rows, rules.min_distance)
     assert report.n_picks["picks_tiles"] == len(kept)
+    table = pd.read_parquet(tmp_path / "two/dataset.parquet")
+    np.testing.assert_allclose(table["z_angstrom"], table["z"] * 10.0)  # no volume is there
     assert ", tiles of the network" in "\n".join(plan_run(config, workers=1, memory="4GiB"))
     assert not any("scores" in line for line in plan_run(config, workers=1, memory="4GiB"))
 
@@ -319,6 +322,16 @@ def test_tiles_of_another_network_are_refused(two_workers, tomogram, models, tmp
     model = SegmentSettings(model=models["deepfinder"])
     with pytest.raises(ConfigError, match="found a deepfinder model"):
         pick_tiles(Session(two_workers), tomogram, tmp_path / "p", model, settings)
+
+
+def test_distances_of_tile_picks_are_refused(models):
+    settings = PickSettings(
+        method="mp-nms", diameters=(11,), compat="deepetpicker", distances=("er",)
+    )
+    model = SegmentSettings(model=models["deepetpicker"], compat="deepetpicker")
+    with pytest.raises(ConfigError, match="contacts, distances: expected none where tiles"):
+        check_tile_picks(model, settings)
+    check_tile_picks(model, settings.model_copy(update={"distances": ()}))
 
 
 def test_the_commands_write_labels_and_pick_from_them_and_from_tiles(tomogram, models, tmp_path):

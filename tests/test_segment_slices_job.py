@@ -30,6 +30,7 @@ from deepict_dask.core.errors import (
     WorkFailedError,
 )
 from deepict_dask.core.geometry import Grid
+from deepict_dask.engine import map_chunks
 from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs.segmenting.slices import segment_slices_volume
 from deepict_dask.jobs.session import Session
@@ -208,6 +209,29 @@ def test_several_classes_keep_their_names_and_one_can_be_chosen(
     )
     with pytest.raises(ConfigError, match="expected one class to smooth or cut, found er, golgi"):
         segment_slices_volume(session, source, tmp_path / "m.zarr", compat, threshold=0.5)
+
+
+def test_corrected_class_names_are_those_of_the_map(
+    one_worker, two_classes, tomogram, tmp_path, monkeypatch
+):
+    """Unfinished work of other names is not taken up."""
+    source, _ = tomogram
+    session = Session(one_worker, chunks=(8, 64, 64))
+
+    def ask(*names):
+        settings = SegmentSettings(model=two_classes, class_names=names)
+        return segment_slices_volume(session, source, tmp_path / "s.zarr", settings)
+
+    def stopped(*arguments, **options):
+        map_chunks(*arguments, **options)
+        raise WorkFailedError("stopped by a test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deepict_dask.jobs.segmenting.slices.map_chunks", stopped)
+        with pytest.raises(WorkFailedError, match="by a test"):
+            ask("er", "golgi")
+    assert (tmp_path / "s.zarr.partial").exists()
+    assert open_volume(ask("golgi", "er")).header.class_names == ("golgi", "er")
 
 
 def test_what_cannot_be_done_is_refused_and_leaves_nothing(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+
 import mrcfile
 import numpy as np
 import pytest
 import torch
 
+from deepict_dask import tomogram_stages
 from deepict_dask.config import RunConfig, SegmentSettings
-from deepict_dask.core.errors import ConfigError
-from deepict_dask.engine import arrays
+from deepict_dask.core.errors import ConfigError, WorkFailedError
+from deepict_dask.engine import arrays, map_chunks
+from deepict_dask.io.dataset import list_tomograms
 from deepict_dask.io.volumes import open_volume
+from deepict_dask.jobs.runs.stage_record import StageRecord
 from deepict_dask.jobs.segmenting import windows as segment_windows
 from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.segmenting.windows import segment_together
@@ -116,6 +121,109 @@ def test_a_run_with_two_models_picks_every_class_and_goes_on_with_what_is_missin
     assert "t: wrote scores_one.zarr" in lines
     assert "t: picks_c is up to date" in lines
     assert np.array_equal(read_all(folder / "scores_two.zarr", class_name="c"), before)
+
+
+def test_corrected_class_names_are_those_of_the_map(
+    two_workers, tomogram, models, tmp_path, monkeypatch
+):
+    """Unfinished work of other names is not taken up."""
+
+    def ask(*names):
+        settings = SegmentSettings(model=models[1], class_names=names)
+        segment_together(Session(two_workers), tomogram, {tmp_path / "s.zarr": settings})
+
+    def stopped(*arguments, **options):
+        map_chunks(*arguments, **options)
+        raise WorkFailedError("stopped by a test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_windows, "map_chunks", stopped)
+        with pytest.raises(WorkFailedError, match="by a test"):
+            ask("b", "c")
+    assert (tmp_path / "s.zarr.partial").exists()
+    ask("c", "b")
+    assert open_volume(tmp_path / "s.zarr").header.class_names == ("c", "b")
+
+
+def stop(*_arguments, **_options):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [(StageRecord, "note"), (tomogram_stages, "segment_volume")]
+)
+def test_a_replaced_map_is_never_taken_for_the_one_before_it(
+    two_workers, tomogram, models, tmp_path, monkeypatch, place, name
+):
+    def go(flips):
+        said = []
+        segment = (
+            SegmentSettings(model=models[1], compat="deepict"),
+            SegmentSettings(model=models[0], average_flips=flips),
+        )
+        config = RunConfig(
+            tomograms=tomogram, output=tmp_path / "out", chunks=(16, 24, 24), segment=segment
+        )
+        run_pipeline(Session(two_workers), config, say=said.append)
+        return said, read_all(tmp_path / "out/t/scores_one.zarr")
+
+    _, before = go(flips=False)
+    shutil.rmtree(tmp_path / "out/t/scores_two.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, stop)
+        with pytest.raises(KeyboardInterrupt):
+            go(flips=True)
+    assert not np.array_equal(read_all(tmp_path / "out/t/scores_one.zarr"), before)
+    if name == "segment_volume":  # it is noted before the models after it
+        said, _ = go(flips=True)
+        assert "t: scores_one.zarr is up to date" in said
+    _, again = go(flips=False)
+    np.testing.assert_array_equal(again, before)
+
+
+IN, EVERYWHERE = {"region": "corner"}, {}
+IN_BOTH = {"contacts": ({"region": "corner"}, {"region": "other"})}
+
+
+@pytest.mark.parametrize(
+    ("sections", "makes_region", "is_limited"),
+    [
+        ([("a", IN), ("a", IN), ("b", EVERYWHERE)], False, True),
+        ([("a", IN), ("a", EVERYWHERE)], False, False),
+        ([("a", IN), ("a", IN_BOTH)], False, False),
+        ([("a", EVERYWHERE), ("b", IN)], False, False),
+        ([("a", IN)], True, False),
+    ],
+)
+def test_published_scores_are_limited_to_a_region_only_where_all_that_use_them_need_it(
+    two_workers, tomogram, models, tmp_path, sections, makes_region, is_limited
+):
+    mask = np.zeros(SHAPE, "int8")
+    mask[:20, :20, :20] = 1
+    for name in ("corner", "other"):
+        mrcfile.write(tmp_path / f"{name}.mrc", mask, voxel_size=10.0)
+    regions = [{"name": name, "path": tmp_path / f"{name}.mrc"} for name in ("corner", "other")]
+    if makes_region:
+        regions.append({"name": "made", "model": models[0], "compat": "deepict"})
+    published = SegmentSettings(model=models[0], compat="deepict")
+    config = RunConfig(
+        tomograms=tomogram, output=tmp_path / "out", chunks=(16, 24, 24), regions=regions,
+        segment=(published, SegmentSettings(model=models[1])),
+        pick=[
+            {"class": name, "name": f"{name}{i}", "threshold": 0.9, **needed}
+            for i, (name, needed) in enumerate(sections)
+        ],
+    )  # fmt: skip
+    folder, target = tmp_path / "out", tmp_path / "alone.zarr"
+    folder.mkdir()
+    session, (entry,) = Session(two_workers), list_tomograms(tomogram)
+    stages = tomogram_stages.TomogramStages(
+        session, config, entry, folder, StageRecord(folder), print
+    )
+    made = stages.segment(tomogram)[published]
+    region = tmp_path / "corner.mrc" if is_limited else None
+    segment_volume(session, tomogram, target, published, region=region)
+    np.testing.assert_array_equal(read_all(made), read_all(target))
 
 
 def test_two_pick_sections_of_one_class_need_names(two_workers, tomogram, models, tmp_path):

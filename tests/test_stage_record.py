@@ -31,6 +31,31 @@ def test_an_output_of_another_request_does_not_answer_what_will_replace_it(recor
     assert record.answers("scores.zarr", "new")
 
 
+def test_what_took_the_name_of_an_output_does_not_answer_its_request(record, tmp_path):
+    """A kill between the naming of an output and its note: the old one's key is not its key."""
+    scores = tmp_path / "scores.zarr"
+    scores.mkdir()
+    record.note("scores.zarr", "old")
+    record.promise("scores.zarr", "new")
+    scores.rename(tmp_path / "scores.zarr.replaced")
+    scores.mkdir()
+    for _ in range(2):  # what is begun again does not change that
+        assert not any(record.answers("scores.zarr", key) for key in ("old", "new"))
+        record.promise("scores.zarr", "old")
+    record.note("scores.zarr", "old")
+    assert record.answers("scores.zarr", "old")
+
+
+def test_an_output_that_was_not_replaced_after_all_answers_its_request(record, tmp_path):
+    (tmp_path / "picks").mkdir()
+    record.note("picks", "old")
+    record.promise("picks", "new")
+    assert record.answers("picks", "old")
+    record.confirm("picks")
+    (tmp_path / "picks" / "notes.txt").touch()
+    assert record.answers("picks", "old")
+
+
 def test_a_promise_is_told_to_nobody(tmp_path):
     told: list[str] = []
     record = StageRecord(tmp_path, told.append)

@@ -65,6 +65,12 @@ def convert(
             help="Add coarser levels for viewers: mean (densities) or majority (labels).",
         ),
     ] = None,
+    allow_missing_chunks: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing-chunks", help="Of a Zarr store that leaves out empty chunks."
+        ),
+    ] = False,
     cluster: ClusterOption = "local",
     workers: WorkersOption = None,
     memory: MemoryOption = None,
@@ -85,6 +91,7 @@ def convert(
         convert_volume(
             session, source, target, dtype=dtype, shards=shape,
             fill_nonfinite=fill_nonfinite, class_name=class_name, pyramid=pyramid,
+            allow_missing_chunks=allow_missing_chunks,
         )  # fmt: skip
     say(f"wrote {target}")
 

@@ -33,7 +33,7 @@ _DRIVER_KEYS = ("scheduler_interface", "scheduler_port", "dashboard_port", "wait
 
 
 def _clock(value: Any) -> Any:
-    """Return a time as HH:MM:SS; YAML reads 12:00:00 without quotes as a number of seconds."""
+    """Return a time as HH:MM:SS; a number is one of seconds."""
     if isinstance(value, int) and not isinstance(value, bool):
         seconds = value
     elif found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", str(value)):

@@ -23,6 +23,7 @@ from .stages import (
     SegmentSettings,
     Strict,
 )
+from .yaml_text import values_of_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -238,7 +239,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        The file is absent, no YAML, or has no keys.
+        The file is absent, no YAML, has no keys or one twice.
 
     Examples
     --------
@@ -250,7 +251,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     {'output': 'results'}
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = values_of_yaml(path.read_text())
     except OSError as error:
         raise ConfigError(
             f"{path}: expected a config file, found: {error.strerror}; check the path"

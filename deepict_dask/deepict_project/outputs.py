@@ -3,7 +3,9 @@
 Beside each output lies a hidden note (``.probability_map.mrc.json``) with the key of the request
 and the fingerprints of the files that answer it. An output that fits its note and the key is not
 made again. One that fits its note is ours and is replaced. Any other was made by DeePiCt or by
-hand: it is set aside as ``prev_NAME``, which is what DeePiCt does with its particle lists.
+hand: it is set aside as ``prev_NAME``, which is what DeePiCt does with its particle lists. While an
+output is made its note says what of ours was there before (``there``), and what has taken its place
+since (``exported``): after a run that failed, only these are ours.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ __all__ = [
     "begin",
     "is_made",
     "note",
+    "note_export",
     "note_facts",
     "note_path",
     "read_note",
@@ -73,10 +76,40 @@ def is_made(output: Path, key: str) -> bool:
 def begin(output: Path) -> None:
     """Make room for an output: set aside what is not ours, and note that work has begun."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    found = read_note(output)
-    if output.exists() and not (found.get("begun") or _fits(output, found)):
+    if output.exists() and not _is_ours(output):
         set_aside(output)
-    _write(output, {"begun": True})
+    _write(output, {"begun": True, "there": fingerprint(output) if output.exists() else None})
+
+
+def _is_ours(output: Path) -> bool:
+    """Say whether an output that is there was made by us, and was not changed since."""
+    found = read_note(output)
+    if not found.get("begun"):
+        return _fits(output, found)
+    return found.get("exported") == _stamp(output) or found.get("there") == fingerprint(output)
+
+
+def _stamp(output: Path) -> list[int]:
+    """Return size, time and inode of a file."""
+    found = output.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+def note_export(output: Path) -> None:
+    """Note that a file of ours has taken its name; what belongs to it may still be missing.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> output = pathlib.Path(tempfile.mkdtemp(), "map.mrc")
+    >>> begin(output)
+    >>> _ = output.write_text("scores")
+    >>> note_export(output)
+    >>> begin(output)
+    >>> output.exists()
+    True
+    """
+    _write(output, {**read_note(output), "exported": _stamp(output)})
 
 
 def note(output: Path, key: str, *, also: Iterable[Path] = (), **facts: Any) -> None:

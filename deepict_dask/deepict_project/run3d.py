@@ -7,7 +7,8 @@ For each tomogram, as far as the config's active flags ask for it:
 3. rows of ``pp_statistics.csv`` and the particle lists of ``pr_radius_<r>``.
 
 Tomograms run several at a time, with lock, journal and summary in output_dir (`dataset_run`).
-Intermediate stores live in work_dir/deepict_dask and are removed with the step that needed them.
+Intermediate stores live in work_dir/deepict_dask, in a folder of their output_dir's own, and are
+removed with the step that needed them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from ..dataset_run import DatasetPlan, run_dataset
+from ..engine import request_key
 from ..engine.progress import one_at_a_time
 from ..jobs.picking.pick import pick_particles
 from ..jobs.runs.journal import OutputPlace
@@ -130,12 +132,17 @@ class _Steps:
     @property
     def folder(self) -> Path:
         """Where DeePiCt puts this tomogram's results."""
-        return self.project.output / self.project.place(self.tomogram)
+        return self.project.output / self._place
 
     @property
     def work(self) -> Path:
-        """Where the intermediate stores are."""
-        return self.project.work / self.project.place(self.tomogram)
+        """Where the intermediate stores are: configs that share a work_dir share none of them."""
+        output = str(self.project.output.absolute())
+        return self.project.work / request_key({"output": output})[:12] / self._place
+
+    @property
+    def _place(self) -> Path:
+        return self.project.place(self.tomogram)
 
     def places(self) -> dict[str, OutputPlace]:
         """Return where outputs are and are made."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine import fingerprint, request_key
 from ..io.export import export_volume
 from ..io.volumes import open_volume
-from .outputs import begin, is_made, note, read_note, set_aside
+from .outputs import begin, is_made, note, note_export, read_note, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ def through_store(store: Path, key: str, job: Callable[[Path], Any], target: Pat
         The MRC file.
     """
     if not is_made(store, key):
-        begin(store)
+        shutil.rmtree(store, ignore_errors=True)  # of a run that was killed
         job(store)
         note(store, key)
     export_float32(store, target)
@@ -105,6 +105,7 @@ def export_float32(store: Path, target: Path) -> None:
     export_volume(
         open_volume(store, spacing_required=False), target, dtype="float32", overwrite=True
     )
+    note_export(target)
 
 
 def clear_work(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError
-from ..io.datasets.names import is_folder_name
+from ..io.datasets.names import stays_inside
 from ..io.metadata_table import cell_text, read_metadata_csv
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def read_project_table(path: Path, base: Path, needed: Sequence[str]) -> Project
 
 def check_name(name: str, where: str, findings: Findings) -> None:
     """Note a name that would lead out of the folder of results."""
-    if not is_folder_name(name):
+    if not stays_inside(name):
         findings.error(f"{where}: expected a name for folders and files, found {name}")
 
 

@@ -88,6 +88,11 @@ class Workers:
         """Return how many tasks to keep submitted: enough that no worker waits for the client."""
         return 4 * max(1, self.n_workers) + 8
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the scheduler can be reached."""
+        return self.client.status in {"running", "connecting"}
+
     def memory_used(self) -> int | None:
         """Return the bytes of the fullest worker, as its scheduler last heard; None if it is gone.
 

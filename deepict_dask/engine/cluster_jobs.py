@@ -178,6 +178,9 @@ def _kept(pool: JobPool) -> Iterator[None]:
         if pool.problem is not None and not isinstance(error, ClusterError):
             raise ClusterError(pool.problem) from error
         raise
+    else:
+        if pool.problem is not None:  # the block has told what is not finished, but not why
+            log.error("%s", pool.problem)
     finally:
         with interrupts_held():
             pool.close()

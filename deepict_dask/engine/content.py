@@ -4,7 +4,8 @@ How is an unchanged tomogram known without reading it again?
 
 1. The digest covers the whole content: of a file its bytes, of a folder the names and the bytes of
    its files. Names of the place, dates and owners do not count: a copy, or a file that was touched,
-   has the same digest, and one changed byte has another.
+   has the same digest, and one changed byte has another. To a level of an OME-Zarr image belong the
+   metadata of its group, which hold its spacing and class names.
 2. What was read is remembered with a stamp: sizes, times of change and inodes. A program can set
    back the time of modification, but not the time of the last change of the inode (ctime). As long
    as the stamp is the same, the remembered digest is returned.
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import VolumeFormatError
+from ..io.ome_metadata import group_files
 from ..io.zarr_check import find_damage
 
 if TYPE_CHECKING:
@@ -118,6 +120,7 @@ def note_whole(path: str | Path) -> None:
 
 def _remembered(kind: str, path: Path, find: Callable[[Path], str]) -> str:
     """Return what was found when the path had the same stamp, or find it now."""
+    stamp = None
     with suppress(FileNotFoundError):
         stamp, _ = _stamp(path)
         with suppress(OSError, ValueError):
@@ -129,7 +132,7 @@ def _remembered(kind: str, path: Path, find: Callable[[Path], str]) -> str:
     with suppress(FileNotFoundError):
         now, changed = _stamp(path)
         if now == stamp and changed < started - SETTLED_NS:
-            _remember(kind, path, stamp, found)
+            _remember(kind, path, now, found)
     return found
 
 
@@ -154,7 +157,14 @@ def _note_of(kind: str, path: Path) -> Path:
 
 def _files(path: Path) -> list[Path]:
     """Return the files of a folder in the order of their names, or the file itself."""
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file()) + group_files(path)
+
+
+def _name_in(path: Path, file: Path) -> bytes:
+    """Return a file's name, wherever the path lies."""
+    return os.path.relpath(file, path).encode(errors="surrogateescape")
 
 
 def _stamp(path: Path) -> tuple[str, int]:
@@ -163,7 +173,7 @@ def _stamp(path: Path) -> tuple[str, int]:
     for file in _files(path):
         found = file.stat()
         numbers = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-        digest.update(f"{file.relative_to(path)}\0{numbers}\n".encode(errors="surrogateescape"))
+        digest.update(_name_in(path, file) + f"\0{numbers}\n".encode())
         last = max(last, found.st_mtime_ns, found.st_ctime_ns)
     return digest.hexdigest(), last
 
@@ -175,8 +185,7 @@ def _digest(path: Path) -> str:
     digest, files = hashlib.sha256(b"folder\n"), _files(path)
     with ThreadPoolExecutor(_READERS) as pool:
         for file, content in zip(files, pool.map(_digest_of_file, files), strict=True):
-            name = str(file.relative_to(path))
-            digest.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
+            digest.update(_name_in(path, file) + f"\0{content}\n".encode())
     return digest.hexdigest()
 
 

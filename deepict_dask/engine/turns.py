@@ -79,7 +79,7 @@ class Turns:
     @property
     def is_connected(self) -> bool:
         """Whether the scheduler can be reached."""
-        return self._workers.client.status in {"running", "connecting"}
+        return self._workers.is_connected
 
     def check(self) -> None:
         """Raise an error once no more work is taken.

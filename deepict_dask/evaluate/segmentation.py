@@ -174,9 +174,11 @@ class CompareReduction(TreeReduction[Tally, Tally]):
         """Return which voxels cannot be compared; see `what_is_expected`."""
         kind = self._kind_of_values(number)
         if kind == "scores":
-            return ~((values >= 0) & (values <= 1)) & (values.dtype.kind == "f")
+            return (values < 0) | (~(values <= 1) & (values.dtype.kind == "f"))
         if kind == "labels":
             return ~((values >= 0) & (values <= _LARGEST_LABEL) & (np.floor(values) == values))
+        if kind == "masks":
+            return ~(np.isfinite(values) & (values >= 0))
         return ~np.isfinite(values)
 
     def _kind_of_values(self, number: int) -> str:
@@ -184,7 +186,9 @@ class CompareReduction(TreeReduction[Tally, Tally]):
         if number == 0:
             return "numbers" if self.sample else "scores"
         summed = self.published and (number == 2 or self.label_value is None)
-        return "labels" if summed else "numbers"
+        if summed:
+            return "labels"
+        return "numbers" if number == 1 and self.label_value is not None else "masks"
 
     def what_is_expected(self, number: int) -> tuple[str, str]:
         """Return what a volume must hold, and what to do where it holds something else.
@@ -195,9 +199,14 @@ class CompareReduction(TreeReduction[Tally, Tally]):
         'scores from 0 to 1'
         """
         filled = "`deepict-dask convert IN OUT --fill-nonfinite VALUE`"
+        mask = (
+            "bytes may have been stored as signed ones: save it again as 0 and 1; replace NaN and "
+            f"infinite voxels with {filled}"
+        )
         return {
             "numbers": ("finite voxels", f"replace NaN and infinite ones with {filled}"),
             "scores": ("scores from 0 to 1", "only a sample (--sample N) takes other scores"),
+            "masks": ("a mask of 0 outside and positive numbers inside", mask),
             "labels": (f"whole numbers from 0 to {_LARGEST_LABEL}", "give a mask of 0 and 1"),
         }[self._kind_of_values(number)]
 

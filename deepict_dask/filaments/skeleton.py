@@ -113,21 +113,32 @@ def is_thicker(mask: Mask, radius: int) -> bool:
     """Say whether a tube in the mask is thicker than a radius allows (by more than 1.5 voxels).
 
     A square of half width c fits into a disc of radius c * sqrt(2): the mask is too thick where a
-    cube fits.
+    cube fits. So are tubes that touch side by side, a sheet: in no slice is a tube wider than its
+    diameter both ways.
 
     Examples
     --------
     >>> is_thicker(np.ones((9, 9, 9), bool), 8), is_thicker(np.ones((9, 9, 9), bool), 2)
     (False, True)
+    >>> is_thicker(np.ones((3, 9, 9), bool), 2)
+    True
     """
+    cube = 2 * (math.ceil(radius / math.sqrt(2)) + 1) + 1
+    square = 2 * radius + 3
+    boxes = [(cube,) * 3, (1, square, square), (square, 1, square), (square, square, 1)]
+    return any(_holds(mask, box) for box in boxes)
+
+
+def _holds(mask: Mask, box: tuple[int, int, int]) -> bool:
+    """Say whether a box fits into a mask somewhere."""
     from scipy import ndimage
 
-    edge = 2 * (math.ceil(radius / math.sqrt(2)) + 1) + 1
-    if min(mask.shape) < edge:
+    if any(size < edge for size, edge in zip(mask.shape, box, strict=True)):
         return False
     narrowed = mask.astype(np.uint8)
-    for axis in range(3):
-        narrowed = ndimage.minimum_filter1d(narrowed, edge, axis, mode="constant", cval=0)
+    for axis, edge in enumerate(box):
+        if edge > 1:
+            narrowed = ndimage.minimum_filter1d(narrowed, edge, axis, mode="constant", cval=0)
     return bool(narrowed.any())
 
 

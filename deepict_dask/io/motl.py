@@ -28,13 +28,8 @@ from .orientation import (
     relion_angles,
     with_angles,
 )
-from .picks_table import (
-    checked_picks,
-    class_numbers,
-    make_picks,
-    tomogram_numbers,
-    whole_numbers,
-)
+from .picks_numbers import class_numbers, tomogram_numbers
+from .picks_table import checked_picks, make_picks, whole_numbers
 from .text_rows import PIECE_ROWS, fixed_cells, lines, significant_cells, whole_cells
 from .text_table import TextTable, read_text_table
 
@@ -106,7 +101,7 @@ def picks_from_motl(values: np.ndarray[Any, Any], where: object) -> pd.DataFrame
 def _in_raster_order(table: pd.DataFrame) -> pd.DataFrame:
     """Return checked picks by label if there is one, else as given; names become numbers."""
     picks = checked_picks(table)
-    if len(set(picks.get("class_name", []))) > 1:
+    if "class_number" in picks.columns or len(set(picks.get("class_name", []))) > 1:
         picks = picks.assign(class_number=class_numbers(picks))
     if len(set(picks.get("tomogram_name", []))) > 1:
         picks = picks.assign(tomogram_number=tomogram_numbers(picks, 0))

@@ -38,6 +38,7 @@ __all__ = [
     "MrcReader",
     "describe_header",
     "open_mrc",
+    "origin_of",
 ]
 
 Triple = tuple[float, float, float]
@@ -83,6 +84,9 @@ class MrcReader(RawReader):
     >>> reader.header.voxel_spacing_angstrom, reader.read(Box((1, 0, 0), (2, 2, 2))).tolist()
     (13.48, [[[4, 5], [6, 7]]])
     """
+
+    first_voxel: Triple | None = None
+    """Index of the first voxel, zyx, where the origin follows from it and the spacing."""
 
 
 @dataclass(frozen=True)
@@ -167,17 +171,23 @@ class MrcHeader:
         )
         return (z, y, x)
 
+    @property
+    def origin_field(self) -> Triple | None:
+        """The origin in Å, zyx; None where it is not set."""
+        z, y, x = (float(value) for value in self.fields["origin"][::-1])
+        is_set = (z, y, x) != (0.0, 0.0, 0.0) and all(math.isfinite(v) for v in (z, y, x))
+        return (z, y, x) if is_set else None
+
+    @property
+    def first_voxel(self) -> Triple:
+        """The index of the first voxel, zyx."""
+        start = self.fields["nstart"][::-1]
+        z, y, x = (float(start[axis]) for axis in self.axes)
+        return (z, y, x)
+
     def origin_angstrom(self, spacing: Triple) -> Triple:
         """Return the origin field in Å, zyx, or the first voxel's index times the spacing."""
-        z, y, x = (float(value) for value in self.fields["origin"][::-1])
-        if (z, y, x) != (0.0, 0.0, 0.0) and all(math.isfinite(value) for value in (z, y, x)):
-            return (z, y, x)
-        start = self.fields["nstart"][::-1]
-        z, y, x = (
-            float(start[axis]) * step if math.isfinite(step) else 0.0
-            for axis, step in zip(self.axes, spacing, strict=True)
-        )
-        return (z, y, x)
+        return self.origin_field or origin_of(self.first_voxel, spacing)
 
     @property
     def range_as_written(self) -> tuple[float | None, float | None]:
@@ -254,7 +264,23 @@ def open_mrc(
         description.voxel_spacing_angstrom,
         description.origin_angstrom,
     )
-    return description, MrcReader(name, volume, header.layout(os.fspath(file)))
+    first = None if header.origin_field else header.first_voxel
+    return description, MrcReader(name, volume, header.layout(os.fspath(file)), first)
+
+
+def origin_of(first_voxel: Triple, spacing: Triple) -> Triple:
+    """Return where the first voxel lies in Å, zyx; 0 where the spacing is not known.
+
+    Examples
+    --------
+    >>> origin_of((-4.0, -6.0, -8.0), (8.0, 8.0, math.inf))
+    (-32.0, -48.0, 0.0)
+    """
+    z, y, x = (
+        first * edge if math.isfinite(edge) else 0.0
+        for first, edge in zip(first_voxel, spacing, strict=True)
+    )
+    return (z, y, x)
 
 
 def describe_header(raw: bytes, name: str) -> VolumeDescription:
@@ -287,6 +313,8 @@ def _describe(header: MrcHeader, name: str, file_bytes: int) -> VolumeDescriptio
     extended = header.offset - HEADER_BYTES
     note = f", extended header of {extended:,} bytes" if extended else ""
     whole_cell = int(header.fields["m"][2]) == 1 and layout.shape[0] > 1
+    spacing = settle_spacing(written, layout.shape, whole_cell_z=whole_cell)
+    edge = spacing.angstrom
     return VolumeDescription(
         path=name,
         format="MRC",
@@ -294,11 +322,11 @@ def _describe(header: MrcHeader, name: str, file_bytes: int) -> VolumeDescriptio
         dtype=layout.native,
         stored_as=f"mode {header.mode}, {order}{note}",
         spacing_as_written=written,
-        origin_angstrom=header.origin_angstrom(written),
+        origin_angstrom=header.origin_angstrom(written if edge is None else (edge,) * 3),
         header_minimum=low,
         header_maximum=high,
         oddities=header.oddities(file_bytes),
-    ).with_spacing(settle_spacing(written, layout.shape, whole_cell_z=whole_cell))
+    ).with_spacing(spacing)
 
 
 def read_header(file: str | os.PathLike[str], name: str) -> MrcHeader:

@@ -25,11 +25,19 @@ if TYPE_CHECKING:
     from ..core.geometry import Vec
     from ..core.volume import VolumeHeader
 
-__all__ = ["ZarrImage", "attributes_of", "find_image", "image_attributes", "is_zarr"]
+__all__ = [
+    "ZarrImage",
+    "attributes_of",
+    "find_image",
+    "group_files",
+    "image_attributes",
+    "is_zarr",
+]
 
 Json = dict[str, Any]
 OURS = "deepict_dask"
 MARKERS = ("zarr.json", ".zarray", ".zgroup")
+OF_GROUPS = ("zarr.json", ".zgroup", ".zattrs")
 COLOURS = ("E69F00", "56B4E9", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7", "FFFFFF")
 
 
@@ -82,6 +90,30 @@ def find_image(path: str) -> ZarrImage:
     if image is not None:
         return _from_multiscales(folder, image, None)
     return ZarrImage(str(_only_array(folder)), "", "")
+
+
+def group_files(path: Path) -> list[Path]:
+    """Return the metadata of the group around an array, which say what a level of an image means.
+
+    None where the path is no Zarr array, or lies in no group.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from deepict_dask.core.volume import VolumeHeader
+    >>> from deepict_dask.io.ome_zarr_write import create_ome_zarr
+    >>> store = pathlib.Path(tempfile.mkdtemp(), "a.zarr")
+    >>> _ = create_ome_zarr(store, VolumeHeader((2, 2, 2), "uint8", 13.48))
+    >>> [file.name for file in group_files(store / "0")], group_files(store)
+    (['zarr.json'], [])
+    """
+    try:
+        is_level = _is_array(path)
+    except VolumeFormatError:
+        return []
+    group = path.absolute().parent
+    names = OF_GROUPS if is_level and is_zarr(group) else ()
+    return [group / name for name in names if (group / name).is_file()]
 
 
 def _image_of(folder: Path) -> Json | None:

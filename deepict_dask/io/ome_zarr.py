@@ -121,7 +121,7 @@ class ZarrReader:
                 raise VolumeFormatError(
                     f"{self.path}: chunk {key} is missing: the store is not finished or was not "
                     "copied whole; complete it (or, where the program that wrote it leaves out "
-                    "empty chunks, allow missing chunks)"
+                    "empty chunks, deepict-dask convert IN.zarr OUT.zarr --allow-missing-chunks)"
                 )
 
     def _spatial(self, values: tuple[int, ...]) -> Vec:

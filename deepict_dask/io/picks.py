@@ -39,7 +39,8 @@ from .picks_formats.deepfinder import (
 from .picks_formats.dynamo import dump_dynamo, load_dynamo
 from .picks_formats.imod import dump_imod, load_imod
 from .picks_formats.portal import dump_portal, load_portal
-from .picks_table import TomogramFrame, loses_class_names, of_tomogram, warn_of_strays
+from .picks_numbers import loses_class_names
+from .picks_table import TomogramFrame, of_tomogram, warn_of_strays
 from .replace import replace_file
 from .star import dump_star, load_star, star_pieces
 

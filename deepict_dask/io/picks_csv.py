@@ -38,6 +38,7 @@ __all__ = [
     "dump_picks_csv",
     "load_picks_csv",
     "parsed_cells",
+    "parsed_column",
     "picks_csv_pieces",
     "picks_from_text",
     "read_list_text",
@@ -194,7 +195,14 @@ def parsed_cells(cells: list[str]) -> Any:
     return pd.to_numeric(pd.Series(known, dtype=object))
 
 
-def _column(name: str, cells: list[str]) -> Any:
+def parsed_column(name: str, cells: list[str]) -> Any:
+    """Return a column by its name: those of names stay texts, others as `parsed_cells`.
+
+    Examples
+    --------
+    >>> parsed_column("class_name", ["01"]), parsed_column("size", ["01"]).tolist()
+    (['01'], [1])
+    """
     return cells if name in _NAMES else parsed_cells(cells)
 
 
@@ -207,7 +215,7 @@ def picks_from_text(table: TextTable) -> pd.DataFrame:
     place = {name: table.numbers(names.index(name), first_row=first) for name in ("z", "y", "x")}
     score = [row[names.index("score")] for row in table.rows[first:]] if "score" in names else None
     rest = {
-        name: _column(name, [row[column] for row in table.rows[first:]])
+        name: parsed_column(name, [row[column] for row in table.rows[first:]])
         for column, name in enumerate(names)
         if name not in ("z", "y", "x", "score")
     }

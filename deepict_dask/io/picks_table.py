@@ -28,14 +28,12 @@ __all__ = [
     "Centre",
     "TomogramFrame",
     "by_falling_score",
+    "check_one_tomogram",
     "checked_picks",
-    "class_numbers",
-    "loses_class_names",
     "make_picks",
     "named_by_number",
     "of_class",
     "of_tomogram",
-    "tomogram_numbers",
     "warn_of_strays",
     "whole_numbers",
 ]
@@ -190,17 +188,23 @@ def _stem(name: str) -> str:
     return _SUFFIX.sub("", re.split(r"[\\/]", name)[-1])
 
 
+def _folder(name: str) -> str:
+    return "/".join(re.split(r"[\\/]", name)[:-1])
+
+
 def of_tomogram(picks: pd.DataFrame, name: str | None, where: object) -> pd.DataFrame:
     """Return the picks of one tomogram, under the name asked for; all of them without a name.
 
-    "TS_1" also means "TS_1.tomostar" and "folder/TS_1.mrc". A list that numbers its tomograms
-    (Dynamo, motl) is asked by number, "116", or by number and the name it is to have, "116=TS_1".
-    A list that neither names nor numbers several tomograms is taken to be of the one asked for.
+    "TS_1" also means "TS_1.tomostar" and "folder/TS_1.mrc", but not those of two folders. A list
+    that numbers its tomograms (Dynamo, motl) is asked by number, "116", or by number and the name
+    it is to have, "116=TS_1". A list that neither names nor numbers several tomograms is taken to
+    be of the one asked for.
 
     Raises
     ------
     PicksFormatError
-        Where the list has picks, but none of this tomogram, or only numbers to choose by.
+        Where the list has picks, but none of this tomogram or of several that it could be, or only
+        numbers to choose by.
 
     Examples
     --------
@@ -217,7 +221,14 @@ def of_tomogram(picks: pd.DataFrame, name: str | None, where: object) -> pd.Data
         return _of_number(picks, name, where) if "tomogram_number" in picks.columns else picks
     names = picks["tomogram_name"].astype(str)
     wanted = _stem(name)
-    kept = picks[[_stem(one) == wanted for one in names]].reset_index(drop=True)
+    alike = sorted({one for one in names if _stem(one) == wanted})
+    chosen = [name] if name in alike else alike
+    if len({_folder(one) for one in chosen} - {""}) > 1:
+        raise PicksFormatError(
+            f"{where}: expected one tomogram called {name!r}, found {', '.join(chosen[:3])}; "
+            "pass one of these as tomogram_name"
+        )
+    kept = picks[names.isin(chosen)].reset_index(drop=True)
     if kept.empty:
         found = sorted(set(names))
         raise PicksFormatError(
@@ -245,6 +256,35 @@ def _of_number(picks: pd.DataFrame, name: str, where: object) -> pd.DataFrame:
     return kept.assign(tomogram_name=called if equals else name)
 
 
+def check_one_tomogram(picks: pd.DataFrame, where: object, what_helps: str) -> None:
+    """Refuse a list with picks of several tomograms.
+
+    Raises
+    ------
+    PicksFormatError
+        With some of the names, or numbers, and what helps.
+
+    Examples
+    --------
+    >>> picks = make_picks([[1, 2, 3], [4, 5, 6]], tomogram_number=[2, 116])
+    >>> check_one_tomogram(picks, "a.tbl", "split it")
+    Traceback (most recent call last):
+    ...
+    deepict_dask.core.errors.PicksFormatError: a.tbl: expected picks of one tomogram, found 2 \
+(2, 116, ...); split it
+    """
+    column = "tomogram_name" if "tomogram_name" in picks.columns else "tomogram_number"
+    names = [
+        f"{one:g}" if isinstance(one, float) else str(one)
+        for one in sorted(set(picks[column].dropna()) if column in picks.columns else ())
+    ]
+    if len(names) > 1:
+        raise PicksFormatError(
+            f"{where}: expected picks of one tomogram, found {len(names)} "
+            f"({', '.join(names[:3])}, ...); {what_helps}"
+        )
+
+
 def whole_numbers(values: Any) -> np.ndarray[Any, Any]:
     """Return numbers as integers where nothing is lost by it.
 
@@ -258,19 +298,6 @@ def whole_numbers(values: Any) -> np.ndarray[Any, Any]:
     if (np.abs(numbers) < 2**53).all() and (numbers == np.rint(numbers)).all():
         return numbers.astype(np.int64)
     return numbers
-
-
-def class_numbers(picks: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return a class number for each pick: its own, that of its class's name, or 1.
-
-    Names are numbered from 1 in alphabetical order, which a warning says where there are several.
-
-    Examples
-    --------
-    >>> class_numbers(make_picks([[1, 2, 3]] * 2, class_name=["ribosome", "FAS"])).tolist()
-    [2, 1]
-    """
-    return _numbers_of(picks, "class_number", "class_name", 1)
 
 
 def named_by_number(picks: pd.DataFrame) -> pd.DataFrame:
@@ -288,7 +315,8 @@ def named_by_number(picks: pd.DataFrame) -> pd.DataFrame:
         return picks
     if picks["class_number"].nunique() < 2:
         return picks
-    return picks.assign(class_name=[str(number) for number in picks["class_number"]])
+    numbers = picks["class_number"].tolist()
+    return picks.assign(class_name=[f"{n:g}" if n == n else "" for n in numbers])
 
 
 def of_class(
@@ -317,42 +345,6 @@ def of_class(
         )
     chosen: np.ndarray[Any, np.dtype[np.bool_]] = names == class_name
     return chosen
-
-
-def loses_class_names(picks: pd.DataFrame) -> bool:
-    """Say whether numbers alone would lose the names of classes, and nobody is told.
-
-    Several names without numbers of their own are numbered, which `class_numbers` says.
-
-    Examples
-    --------
-    >>> loses_class_names(make_picks([[1, 2, 3]], class_name=["ribosome"]))
-    True
-    """
-    if "class_name" not in picks.columns:
-        return False
-    if "class_number" not in picks.columns:
-        return bool(picks["class_name"].nunique() == 1)
-    return bool((picks["class_name"].astype(str) != picks["class_number"].astype(str)).any())
-
-
-def tomogram_numbers(picks: pd.DataFrame, default: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return a tomogram number for each pick, as `class_numbers`; ``default`` for one tomogram."""
-    return _numbers_of(picks, "tomogram_number", "tomogram_name", default)
-
-
-def _numbers_of(picks: pd.DataFrame, number: str, name: str, default: int) -> Any:
-    if number in picks.columns:
-        return np.nan_to_num(picks[number].to_numpy(np.float64), nan=default).astype(np.int64)
-    names: list[str] = []
-    if name in picks.columns:
-        names = picks[name].fillna("").astype(str).tolist()
-    legend = {text: place for place, text in enumerate(sorted(set(names)), 1)}
-    if len(legend) < 2:
-        return np.full(len(picks), default, np.int64)
-    meaning = ", ".join(f"{place} = {text or 'none'}" for text, place in legend.items())
-    _log.warning("%ss are written as numbers: %s", name.replace("_", " "), meaning)
-    return np.array([legend[text] for text in names], np.int64)
 
 
 def warn_of_strays(picks: pd.DataFrame, frame: TomogramFrame, where: object) -> None:

@@ -212,9 +212,16 @@ def _voxels(particles: pd.DataFrame, frame: TomogramFrame, path: Path) -> Number
         _log.warning(
             "%s: no pixel size found; its coordinates are taken as voxels of the tomogram", path
         )
-        return coordinates
+        return coordinates - _offsets_in_voxels(particles, frame, path)
     spacing = frame.need_spacing(path)
     return (coordinates * pixel[:, None] - _offsets(particles, pixel, path)) / spacing
+
+
+def _offsets_in_voxels(particles: pd.DataFrame, frame: TomogramFrame, path: Path) -> Numbers:
+    """Return the offsets of a file that says no pixel size, whose pixels are voxels."""
+    if set(ORIGINS_ANGSTROM) <= set(particles.columns):
+        return _offsets(particles, None, path) / frame.need_spacing(path)
+    return _offsets(particles, np.ones(len(particles)), path)
 
 
 def _offsets(particles: pd.DataFrame, pixel: Numbers | None, path: Path) -> Numbers:

@@ -67,9 +67,11 @@ def is_number(cell: str) -> bool:
 
     Examples
     --------
-    >>> is_number("-1.5e3"), is_number("x")
-    (True, False)
+    >>> is_number("-1.5e3"), is_number("x"), is_number("2024_06_12")
+    (True, False, False)
     """
+    if "_" in cell:  # which Python's own numbers may have
+        return False
     try:
         float(cell)
     except ValueError:

@@ -22,7 +22,7 @@ from .description import VolumeDescription
 from .em import open_em
 from .endings import ENDINGS, PACKED, kind_of, plain_name
 from .export import create_volume, export_volume
-from .mrc import HEADER_BYTES, describe_header, open_mrc
+from .mrc import HEADER_BYTES, MrcReader, describe_header, open_mrc, origin_of
 from .ome_metadata import is_zarr
 from .ome_zarr import ZarrReader, count_missing_chunks, open_ome_zarr
 from .raw import RawReader
@@ -132,7 +132,11 @@ def _with_spacing(
         log.warning(
             "%s: the file says %.4g Å per voxel, %.4g Å is used as given", path, written, spacing
         )
-    return replace(reader, header=replace(reader.header, voxel_spacing_angstrom=spacing))
+    header = replace(reader.header, voxel_spacing_angstrom=spacing)
+    if isinstance(reader, MrcReader) and reader.first_voxel is not None:
+        origin = origin_of(reader.first_voxel, (spacing,) * 3)
+        header = replace(header, origin_angstrom=origin)
+    return replace(reader, header=header)
 
 
 def describe(

@@ -14,6 +14,7 @@ from ..core.ops import ChunkOp
 from ..engine import check_budget, fingerprint, map_chunks, request_key
 from ..io.endings import kind_of
 from ..io.ome_zarr_write import PACKING_BYTES
+from ..io.raw_write import as_stored
 from ..io.volumes import open_volume
 from .pyramid import check_method, write_levels
 from .volume_output import volume_output
@@ -52,6 +53,8 @@ class CopyOp(ChunkOp):
             window = np.where(np.isfinite(window), window, self.fill_nonfinite)
         if np.dtype(self.dtype).kind in "iu" and window.dtype.kind == "f":
             window = self._rounded(window, block)
+        elif self.dtype != "bool":
+            window = as_stored(window, self.dtype, f"convert: {_place(block)}")
         return window.astype(self.dtype, copy=False)
 
     def _rounded(self, window: Any, block: Block) -> Any:
@@ -60,9 +63,8 @@ class CopyOp(ChunkOp):
         whole = np.rint(window)
         if not (whole.min() >= limits.min and whole.max() <= limits.max):  # false for NaN too
             raise VoxelValueError(
-                f"convert: voxels {block.write.start} to {block.write.stop}: expected values from "
-                f"{limits.min} to {limits.max} for {self.dtype}, found others; "
-                "choose another --dtype"
+                f"convert: {_place(block)}: expected values from {limits.min} to {limits.max} for "
+                f"{self.dtype}, found others; choose another --dtype"
             )
         return whole
 
@@ -74,7 +76,13 @@ class CopyOp(ChunkOp):
             per_voxel += source.itemsize + 1
         if source.kind == "f" and written.kind in "iu":
             per_voxel += source.itemsize
+        elif source.kind == "f" and written.itemsize < source.itemsize:
+            per_voxel += source.itemsize + 1  # those that are finite, to see whether they fit
         return math.prod(window_shape) * per_voxel + PACKING_BYTES
+
+
+def _place(block: Block) -> str:
+    return f"voxels {block.write.start} to {block.write.stop}"
 
 
 def voxel_type(name: str) -> str:
@@ -112,10 +120,12 @@ def convert_volume(
     fill_nonfinite: float | None = None,
     class_name: str | None = None,
     pyramid: str | None = None,
+    allow_missing_chunks: bool = False,
 ) -> Path:
     """Convert a volume, or one class of a score map; the target's ending picks the format.
 
-    ``pyramid`` (``mean`` or ``majority``) adds coarser levels to a target in OME-Zarr.
+    ``pyramid`` (``mean`` or ``majority``) adds coarser levels to a target in OME-Zarr. Chunks that
+    a Zarr store lacks are an error, or their voxels the fill value (``allow_missing_chunks``).
 
     Raises
     ------
@@ -125,6 +135,10 @@ def convert_volume(
         The target exists.
     ConfigError
         The voxel type is none, or levels were asked for that cannot be made.
+    VoxelValueError
+        Voxels do not fit the type asked for.
+    VolumeFormatError
+        The source cannot be read, or chunks are missing.
     """
     if pyramid is not None and kind_of(target) != "zarr":
         raise ConfigError(f"{target}: expected an output ending in .zarr for --pyramid")
@@ -135,6 +149,7 @@ def convert_volume(
         "chunks": session.chunks, "fill": fill_nonfinite,
         "spacing": session.voxel_spacing_angstrom, "class": class_name,
         **({} if pyramid is None else {"pyramid": pyramid}),
+        **({"missing": "fill"} if allow_missing_chunks else {}),
     }  # fmt: skip
     with volume_output(session, target, request_key(request)) as output:
         reader = open_volume(
@@ -142,6 +157,7 @@ def convert_volume(
             voxel_spacing_angstrom=session.voxel_spacing_angstrom,
             scratch=output.scratch,
             class_name=class_name,
+            allow_missing_chunks=allow_missing_chunks,
         )
         if reader.header.class_names:
             raise ConfigError(

@@ -25,6 +25,7 @@ from ..evaluate.settings import PicksEvaluation, SegmentationEvaluation
 from ..evaluate.table import read_table
 from ..io.fitted import FittedReader
 from ..io.picks import read_picks
+from ..io.picks_table import check_one_tomogram
 from ..io.volumes import open_volume
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ __all__ = [
     "evaluate_segmentation_table",
 ]
 
+_HERE = ("inproc:", "tcp://127.", "tcp://localhost")
+"""Addresses of schedulers whose workers share this machine's folders."""
 log = logging.getLogger("deepict_dask")
 Judged = TypeVar("Judged", JudgedPicks, Tally)
 _SPACING_TOLERANCE = 0.01
@@ -65,7 +68,7 @@ def evaluate_picks(
     Raises
     ------
     PicksFormatError, SpacingError
-        A list cannot be read.
+        A list cannot be read, or has picks of several tomograms.
     ConfigError
         There are several classes and none was chosen, or a radius in nm without a voxel's size.
 
@@ -86,11 +89,10 @@ def evaluate_picks(
 def _judge_picks(predicted: Path, truth: Path, settings: PicksEvaluation) -> JudgedPicks:
     """Read two lists and match them."""
     radius = settings.radius_voxels
-    found, true = same_class(
-        read_picks(predicted, **settings.frame),
-        read_picks(truth, **settings.frame),
-        settings.class_name,
-    )
+    lists = [read_picks(path, **settings.frame) for path in (predicted, truth)]
+    for path, picks in zip((predicted, truth), lists, strict=True):
+        check_one_tomogram(picks, path, "judge each tomogram in a row of --table (tomogram_name)")
+    found, true = same_class(lists[0], lists[1], settings.class_name)
     places = true[["z", "y", "x"]].to_numpy()
     _warn_of_odd_lists(predicted, truth, len(found), places)
     return judge_picks(
@@ -276,7 +278,7 @@ def _compare(
     region_mask: Path | None,
 ) -> Tally:
     """Open two or three volumes and compare them chunk by chunk."""
-    with _opened(predicted, truth, region_mask, settings) as sources:
+    with _opened(session, predicted, truth, region_mask, settings) as sources:
         shape = sources[0].header.shape
         compare = CompareReduction(
             shape,
@@ -300,11 +302,20 @@ def _compare(
 
 @contextmanager
 def _opened(
-    predicted: Path, truth: Path, region_mask: Path | None, settings: SegmentationEvaluation
+    session: Session,
+    predicted: Path,
+    truth: Path,
+    region_mask: Path | None,
+    settings: SegmentationEvaluation,
 ) -> Iterator[list[VolumeReader]]:
-    """Open the volumes at one shape; packed ones are unpacked to a folder that is then removed."""
+    """Open the volumes at one shape; packed ones are unpacked to a folder that is then removed.
+
+    For workers that may be on other machines that folder is beside the first, where they see it.
+    """
     paths = [path.absolute() for path in (predicted, truth, region_mask) if path is not None]
-    with tempfile.TemporaryDirectory(prefix="deepict-dask-") as scratch:
+    here = session.workers.address.startswith(_HERE)
+    seen_by_all = None if here else predicted.absolute().parent
+    with tempfile.TemporaryDirectory(prefix=".deepict-dask-", dir=seen_by_all) as scratch:
         classes = (settings.class_name, settings.class_name, None)
         sources = [
             _open_class(path, name, scratch) for path, name in zip(paths, classes, strict=False)

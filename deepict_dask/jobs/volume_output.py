@@ -62,7 +62,19 @@ class VolumeOutput:
         shards: Vec | None = None,
         pyramid: Method | None = None,
     ) -> ZarrWriter:
-        """Return the writer of the store, made anew unless unfinished work is there."""
+        """Return the writer of the store, made anew unless unfinished work is there.
+
+        Raises
+        ------
+        ConfigError
+            There are several classes, and the output's format holds one volume.
+        """
+        if len(header.class_names) > 1 and kind_of(self.staged.path) != "zarr":
+            raise ConfigError(
+                f"{self.staged.path}: expected an output ending in .zarr for the classes "
+                f"{', '.join(header.class_names)}, found {self.staged.path.suffix}; "
+                "or choose one with --class"
+            )
         if self.staged.resumed and can_be_opened(self.store):
             return resume_ome_zarr(self.store, header, chunks=chunks, shards=shards)
         self.staged.forget_marks()

@@ -251,7 +251,8 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with what a row lacks because its list had no such column.
 
     A tomogram that is the only one named is every row's. RELION wants a particle's name once and
-    an optics group everywhere; the writer numbers particles anew where names are missing.
+    an optics group everywhere, Dynamo a particle's number once; the writers number particles anew
+    where these are missing.
     """
     texts = [name for name in table.columns if table[name].dtype.kind not in "iufb"]
     filled = table.fillna({**dict.fromkeys(texts, ""), "rlnOpticsGroup": 1})
@@ -261,6 +262,8 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
             filled["tomogram_name"] = names[0]
     if "rlnTomoParticleName" in filled.columns and not filled["rlnTomoParticleName"].is_unique:
         filled = filled.drop(columns="rlnTomoParticleName")
+    if "particle_number" in filled.columns and not filled["particle_number"].is_unique:
+        filled = filled.drop(columns="particle_number")
     return filled
 
 

@@ -3,7 +3,8 @@
 1. One tomogram: ``report.html`` holds everything. Several: each has a page ``report/<name>.html``,
    and ``report.html`` the table that leads to them.
 2. Pages are made by the workers: a task reads what a page shows and writes its file. Without
-   workers this process makes them in turn. A page whose tomogram has not changed is kept.
+   workers, or once they are lost, this process makes them in turn. A page whose tomogram has not
+   changed is kept.
 3. A page that cannot be made is named in the table; the report is still written.
 """
 
@@ -199,7 +200,7 @@ def _results(
     tasks: Sequence[_PageTask], workers: Workers | None
 ) -> Iterator[tuple[_PageTask, Any]]:
     """Yield each task with the thumbnail of its page, or with the error."""
-    if workers is None or len(tasks) < 2:
+    if workers is None or not workers.is_connected or len(tasks) < 2:
         for task in tasks:
             yield task, _outcome(task)
         return

@@ -9,6 +9,7 @@ segmented, so the figures are a little low.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,11 @@ from .networks import is_flat
 from .stream import as_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from ..config.training import TrainConfig
+    from ..core.geometry import Vec
 
 __all__ = ["assess_model", "figures_of_counts"]
 
@@ -38,7 +40,12 @@ HALF = 0.5
 
 @torch.no_grad()
 def assess_model(
-    model: Path, config: TrainConfig, batches: Iterable[tuple[Any, Any]], device: str = "cpu"
+    model: Path,
+    config: TrainConfig,
+    batches: Iterable[tuple[Any, Any]],
+    device: str = "cpu",
+    *,
+    ends: Iterable[Sequence[Vec]] | None = None,
 ) -> dict[str, float]:
     """Return the figures of a model over patches.
 
@@ -52,6 +59,8 @@ def assess_model(
         Patches and targets, as `TrainingData.validation_batches` gives them.
     device
         Where the network runs.
+    ends
+        Of each patch the voxels that count, as `TrainingData.validation_ends`; all by default.
 
     Returns
     -------
@@ -72,13 +81,16 @@ def assess_model(
     names = tuple(config.classes)
     counts = np.zeros((len(names), 2, N_STEPS + 1), np.int64)
     sums, losses = np.zeros((len(names), 2)), []
-    for batch in batches:
+    all_ends = itertools.repeat(None) if ends is None else iter(ends)
+    for batch, of_batch in zip(batches, all_ends, strict=False):
         patches, targets = (part.to(device) for part in as_tensors(batch, flat=flat))
         logits = network(patches).float()
         losses.append(float(loss(logits, targets)))
         scores = class_scores(logits, softmax=softmax)
-        for number in range(len(names)):
-            p, t = scores[:, number], targets[:, number]
+        for place, number in np.ndindex(len(scores), len(names)):
+            end = () if of_batch is None else of_batch[place][1 if flat else 0 :]
+            inner = (place, number, *(slice(n) for n in end))
+            p, t = scores[inner], targets[inner]
             sums[number] += [2 * float((p * t).sum()), float((p**2).sum() + (t**2).sum())]
             counts[number] += _counted(p.cpu().numpy(), t.cpu().numpy())
     found = {"loss": float(np.mean(losses)) if losses else math.nan}

@@ -29,6 +29,10 @@ NOT_OF_THE_WEIGHTS = frozenset({
     "tomograms", "output", "cluster", "cross_validation", "search", "rounds",
 })  # fmt: skip
 """Settings that do not change what is learned; the tomograms count by their content."""
+PLACES: dict[str, Any] = {
+    "network": {"start_from"}, "equalize": {"target"}, "classes": {"__all__": {"mask_file"}},
+}  # fmt: skip
+"""Files whose content counts, wherever they are."""
 PACKAGES = ("deepict-dask", "lightning", "monai", "numpy", "torch")
 
 
@@ -37,7 +41,9 @@ def training_key(config: TrainConfig, data: TrainingData) -> str:
     start = config.network.start_from
     return request_key({
         "job": "train", "inputs": _without_paths(data.inputs),
-        "config": config.model_dump(mode="json", exclude=set(NOT_OF_THE_WEIGHTS)),
+        "config": config.model_dump(
+            mode="json", exclude=dict.fromkeys(NOT_OF_THE_WEIGHTS, True) | PLACES
+        ),
         "equalize": config.equalize and fingerprint(config.equalize.target),
         "start_from": start and fingerprint(resolve_model(start)),
     })  # fmt: skip

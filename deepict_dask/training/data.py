@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..config.training import TrainConfig, ValidationSettings
+    from ..core.geometry import Vec
     from .sampling import PartClass
 
 __all__ = ["TrainingData", "TrainingTomogram", "open_training_data"]
@@ -244,6 +245,13 @@ class TrainingData:
         for first in range(0, len(patches), size):
             yield _stacked([_read(part, box) for part, box in patches[first : first + size]])
 
+    def validation_ends(self) -> Iterator[list[Vec]]:
+        """Yield how many voxels of each patch of `validation_batches` are no mirrored ones, zyx."""
+        ends = [_end_in(part, box) for part, box in self._validation_patches(None)]
+        size = self.config.optimizer.batch_size
+        for first in range(0, len(ends), size):
+            yield ends[first : first + size]
+
     def pick_counter(self, limit: int | None = None) -> PickCounter:
         """Return what counts picks in the patches of `validation_batches`."""
         patches = self._validation_patches(limit)
@@ -311,9 +319,12 @@ def _particles_of(part: Part, box: Box) -> ParticlesOfPatch:
         points = one.within(part.box)
         near = ((points >= grown.start) & (points < grown.stop)).all(axis=1)
         centres.append(points[near] - box.start)
-    return ParticlesOfPatch(
-        tuple(centres), as_vec(np.minimum(box.stop, part.box.stop) - np.array(box.start))
-    )
+    return ParticlesOfPatch(tuple(centres), _end_in(part, box))
+
+
+def _end_in(part: Part, box: Box) -> Vec:
+    """Return how many voxels of a patch lie in its part, on each axis."""
+    return as_vec(np.minimum(box.stop, part.box.stop) - np.array(box.start))
 
 
 def _stacked(patches: Sequence[tuple[Floats, Bytes]]) -> Batch:

@@ -5,7 +5,8 @@ After each step: add up the loss and the time; at the end of an epoch, or of the
 1. validate, and note a row of figures (table, TensorBoard);
 2. keep the weights if they are the best so far, by what the config names of the validation patches
    (Dice, loss, F1-alpha); without any, the last are the best;
-3. lower the rate after epochs without improvement, or stop (a score counts as better from 0.0001).
+3. lower the rate after epochs without improvement, or stop (a score counts as better from 0.0001,
+   or from a part of 0.0001 where it is below 1, as the cross-entropy of rare classes).
 
 All this happens in one place and the checkpoint is written after it, so it holds one moment of the
 training: weights, optimizer, what is summed so far, the best weights, the rows.
@@ -70,7 +71,7 @@ class Epochs(Callback):
         self.rows: list[dict[str, float]] = []
         self.best_weights: dict[str, torch.Tensor] = {}
         self.best: dict[str, float] = {}
-        self.best_score = -float("inf")
+        self.best_score = self.passed = -float("inf")
         self.stale = self.stale_since_drop = 0
         self.plateau_factor = 1.0
         self.seconds = 0.0
@@ -79,7 +80,7 @@ class Epochs(Callback):
         self._began = self._saved = time.monotonic()
 
     _KEPT = (
-        "rows", "best_weights", "best", "best_score", "stale", "stale_since_drop",
+        "rows", "best_weights", "best", "best_score", "passed", "stale", "stale_since_drop",
         "plateau_factor", "seconds", "loss_sum", "loss_steps", "stopped",
     )  # fmt: skip
 
@@ -161,11 +162,12 @@ class Epochs(Callback):
                 f"found {chosen_by:g} {module.what_helps}"
             )
         score = _agreed(trainer, -train_loss if chosen_by is None else chosen_by)
-        improved = score > self.best_score + BETTER
-        if improved:
-            self.best_score = score
-        if improved or chosen_by is None:
+        if score > self.best_score or chosen_by is None:
             self._keep(trainer, module, row)
+        self.best_score = max(self.best_score, score)
+        improved = score > self.passed + BETTER * min(1.0, abs(self.passed))
+        if improved:
+            self.passed = score
         self._judge(module, improved=improved)
         self._report(trainer, row, optimizer.epochs)
 

@@ -87,7 +87,9 @@ def tie_mirrored(network: UNet3D, *, fresh: bool) -> None:
 
 
 def asymmetry(network: UNet3D) -> float:
-    """Return how far any weight or norm is from symmetric, over the largest of its tensor.
+    """Return how far any weight is from symmetric, over the largest of its tensor.
+
+    What batch norms have measured does not count: it is made symmetric when a training ends.
 
     Examples
     --------
@@ -96,7 +98,8 @@ def asymmetry(network: UNet3D) -> float:
     True
     """
     worst = 0.0
-    for tensor, edges in _tensors(network, _of_floats(network)):
+    for weight, edges in _tensors(network, network.named_parameters()):
+        tensor = weight.detach()
         away = (tensor - _symmetric(tensor, edges)).abs().max()
         worst = max(worst, float(away / tensor.abs().max().clamp(min=1e-12)))
     return worst

@@ -50,8 +50,9 @@ def network_to_train(config: TrainConfig) -> Network:
     True
     """
     if config.network.start_from is not None:
-        network = load_checkpoint(resolve_model(config.network.start_from)).network
-        _check_channels(network.settings, config)
+        start = load_checkpoint(resolve_model(config.network.start_from))
+        network = start.network
+        _check_channels(network.settings, start.class_names, config)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -123,13 +124,22 @@ def _new_network(settings: NetworkSettings) -> Network:
     return network
 
 
-def _check_channels(settings: NetworkSettings, config: TrainConfig) -> None:
+def _check_channels(
+    settings: NetworkSettings, class_names: tuple[str, ...], config: TrainConfig
+) -> None:
+    """Refuse a model of another number of classes, or of the same in another order."""
     expected = settings.n_classes - ends_in_softmax(settings)
     if expected != len(config.classes):
         raise ConfigError(
             f"network.start_from: {config.network.start_from} has {expected} classes, expected the "
             f"{len(config.classes)} of the config ({', '.join(config.classes)}); train all its "
             "classes, or start without it"
+        )
+    own = [name for name in class_names if name in config.classes]
+    if set(own) == set(config.classes) and own != list(config.classes):
+        raise ConfigError(
+            f"network.start_from: expected the classes in the order of {config.network.start_from} "
+            f"({', '.join(own)}), found {', '.join(config.classes)}; write them in this order"
         )
 
 

@@ -175,7 +175,10 @@ class TurnedMask:
         grid = np.stack(np.meshgrid(*offsets, indexing="ij"))
         points = np.einsum("ji,j...->i...", turn, grid)
         centre = np.array(self.mask.shape).reshape(3, 1, 1, 1) // 2
-        values = map_coordinates(self.solid, points + centre, order=1, prefilter=False)
+        # zeros lie round the mask, and at its faces too it is interpolated
+        values = map_coordinates(
+            self.solid, points + centre, order=1, mode="grid-constant", prefilter=False
+        )
         found: Array = values > 0.5
         return found
 

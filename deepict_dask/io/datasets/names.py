@@ -26,6 +26,7 @@ __all__ = [
     "is_folder_name",
     "short_name",
     "shortest_keys",
+    "stays_inside",
     "stem_of",
 ]
 
@@ -106,17 +107,28 @@ def _renamed(paths: Sequence[Path], names: list[str]) -> str:
     return f"{len(longer)} tomograms have longer names, to tell them apart, such as {longer[0]}"
 
 
-def is_folder_name(name: str) -> bool:
-    """Say whether a name stays in the folder of results.
+def stays_inside(name: str) -> bool:
+    """Say whether a name stays in the folder of results; DeePiCt's may be of folders in folders.
 
     Examples
     --------
-    >>> is_folder_name("TS_001"), is_folder_name("../TS_001"), is_folder_name("/TS_001")
+    >>> stays_inside("180426/004"), stays_inside("../TS_001"), stays_inside("/TS_001")
     (True, False, False)
     """
     path = Path(name)
     inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
     return inside and name.isprintable()
+
+
+def is_folder_name(name: str) -> bool:
+    """Say whether a name is that of one folder, in the folder of results.
+
+    Examples
+    --------
+    >>> is_folder_name("TS_001"), is_folder_name("../TS_001"), is_folder_name("a/TS_001")
+    (True, False, False)
+    """
+    return stays_inside(name) and len(Path(name).parts) == 1
 
 
 def check_names(source: object, entries: Iterable[TomogramEntry]) -> None:
@@ -131,7 +143,8 @@ def check_names(source: object, entries: Iterable[TomogramEntry]) -> None:
     for entry in entries:
         if not is_folder_name(entry.name):
             raise ConfigError(
-                f"{source}: expected names for folders, found {entry.name!r} ({entry.path})"
+                f"{source}: expected names for folders, without /, found {entry.name!r} "
+                f"({entry.path})"
             )
         if entry.name in by_name:
             raise ConfigError(

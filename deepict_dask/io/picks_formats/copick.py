@@ -190,7 +190,8 @@ def _points(picks: pd.DataFrame, spacing: float) -> list[dict[str, Any]]:
         turns[:, :3, :3] = matrices_from_angles(np.nan_to_num(relion_angles(picks)))
     spent = {"z", "y", "x", "instance_id", *_SPENT, *ANGLES, *_NAMES.values()}
     own = {str(name): picks[name].tolist() for name in picks.columns if name not in spent}
-    instances = whole_numbers(picks.get("instance_id", np.zeros(len(picks)))).tolist()
+    given = np.asarray(picks.get("instance_id", np.zeros(len(picks))), np.float64)
+    instances = whole_numbers(np.nan_to_num(given)).tolist()  # 0: of no instance
     scores = picks["score"].tolist()
     points = []
     for row, (x, y, z) in enumerate((picks[["x", "y", "z"]].to_numpy() * spacing).tolist()):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...core.errors import PicksFormatError
-from ..picks_table import checked_picks, class_numbers, make_picks, named_by_number, whole_numbers
+from ..picks_numbers import class_numbers
+from ..picks_table import checked_picks, make_picks, named_by_number, whole_numbers
 from ..text_rows import fixed_cells, lines, significant_cells, whole_cells
 from ..text_table import read_text_table
 

@@ -29,15 +29,9 @@ import numpy as np
 
 from ...core.errors import PicksFormatError
 from ..orientation import angles_from_av3, av3_from_angles, has_angles, relion_angles, with_angles
-from ..picks_csv import parsed_cells
-from ..picks_table import (
-    checked_picks,
-    class_numbers,
-    make_picks,
-    named_by_number,
-    tomogram_numbers,
-    whole_numbers,
-)
+from ..picks_csv import parsed_column
+from ..picks_numbers import class_numbers, tomogram_numbers
+from ..picks_table import checked_picks, make_picks, named_by_number, whole_numbers
 from ..text_table import is_number, significant
 
 if TYPE_CHECKING:
@@ -136,7 +130,8 @@ def _picks(rows: Sequence[Row], path: Path) -> pd.DataFrame:
         if np.nan_to_num(angles).any():
             picks = with_angles(picks, angles_from_av3(angles))
     other = [name for name in names if name not in {*rest, *_ANGLES, "x", "y", "z", "score"}]
-    rest |= {name: parsed_cells([cells.get(name, "") for _, cells in rows]) for name in other}
+    texts = {name: [cells.get(name, "") for _, cells in rows] for name in other}
+    rest |= {name: parsed_column(name, cells) for name, cells in texts.items()}
     picks = picks.assign(**{_OURS.get(k, k): v for k, v in rest.items()})
     return checked_picks(named_by_number(picks), path)
 

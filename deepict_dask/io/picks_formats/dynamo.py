@@ -27,13 +27,8 @@ from ..orientation import (
     with_angles,
 )
 from ..picks_csv import parsed_cells
-from ..picks_table import (
-    checked_picks,
-    class_numbers,
-    make_picks,
-    tomogram_numbers,
-    whole_numbers,
-)
+from ..picks_numbers import class_numbers, particle_numbers, tomogram_numbers
+from ..picks_table import checked_picks, make_picks, whole_numbers
 from ..text_rows import fixed_cells, lines, significant_cells, whole_cells, words
 from ..text_table import read_text_table
 
@@ -119,8 +114,8 @@ def dump_dynamo(table: pd.DataFrame, _frame: TomogramFrame) -> bytes:
     Parameters
     ----------
     table
-        Picks. Without ``particle_number`` particles are numbered from 1; several names of classes
-        or tomograms become numbers.
+        Picks. Without a ``particle_number`` of their own they are numbered from 1; several names of
+        classes or tomograms become numbers.
 
     Examples
     --------
@@ -134,7 +129,7 @@ def dump_dynamo(table: pd.DataFrame, _frame: TomogramFrame) -> bytes:
     names = [str(name) for name in picks.columns if _is_own(str(name))]
     own = {name.removeprefix("dynamo_"): picks[name] for name in names}
     values: dict[str, Any] = {"aligned": np.ones(n, int)} | own
-    values["tag"] = picks.get("particle_number", np.arange(1, n + 1))
+    values["tag"] = particle_numbers(picks)
     values["tomo"] = tomogram_numbers(picks, 1)
     values["class"] = class_numbers(picks)
     values["cc"] = np.nan_to_num(picks["score"].to_numpy(), nan=0.0)

@@ -26,7 +26,8 @@ import numpy as np
 
 from ...core.errors import PicksFormatError
 from ...core.geometry import as_vec
-from ..picks_table import checked_picks, class_numbers, make_picks, named_by_number
+from ..picks_numbers import class_numbers
+from ..picks_table import checked_picks, make_picks, named_by_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

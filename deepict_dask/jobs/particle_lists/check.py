@@ -46,11 +46,13 @@ def check_pick_of(model: SegmentSettings, pick: PickSettings) -> None:
             f"{', '.join(pick.class_names)}; give them under segment"
         )
     known = model.classes or class_names_of(model)
+    one = pick.class_name in known and not pick.argmax
+    picked = (pick.class_name or "",) if one else known
     for what in ("thresholds", "min_sizes"):
-        unknown = [name for name in getattr(pick, what) if name not in known]
+        unknown = [name for name in getattr(pick, what) if name not in picked]
         if unknown:
             raise ConfigError(
-                f"pick: {what}: expected a class of {', '.join(known)}, found {unknown[0]!r}"
+                f"pick: {what}: expected a class of {', '.join(picked)}, found {unknown[0]!r}"
             )
     if model.argmax:
         _check_of_labels(model, pick)

@@ -197,10 +197,10 @@ def _write(
 ) -> None:
     """Write the table, the lists and the record."""
     replace_file(folder / "compare.csv", compared.table.to_csv(index=False).encode())
-    write_picks(compared.consensus, folder / "consensus.csv")
+    write_picks(compared.consensus, folder / "consensus.csv", file_format="csv")
     for (one, other), comparison in found.items():
-        write_picks(comparison.both, folder / f"{one}_and_{other}.csv")
-        write_picks(comparison.only_first, folder / f"{one}_not_{other}.csv")
-        write_picks(comparison.only_second, folder / f"{other}_not_{one}.csv")
+        write_picks(comparison.both, folder / f"{one}_and_{other}.csv", file_format="csv")
+        write_picks(comparison.only_first, folder / f"{one}_not_{other}.csv", file_format="csv")
+        write_picks(comparison.only_second, folder / f"{other}_not_{one}.csv", file_format="csv")
     record = {"versions": versions(), "request": request, "in_so_many_lists": compared.counts}
     (folder / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")

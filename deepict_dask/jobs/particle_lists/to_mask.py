@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.errors import ConfigError, PicksFormatError, SpacingError
+from ...core.errors import ConfigError, SpacingError
 from ...core.geometry import Box, Grid, Vec
 from ...core.volume import VolumeHeader
 from ...engine import check_budget, fingerprint, map_chunks, request_key
 from ...io.picks import read_picks
-from ...io.picks_table import of_class
+from ...io.picks_table import check_one_tomogram, of_class
 from ...io.volumes import open_volume
 from ...particles.spheres import (
     SphereOp,
@@ -28,8 +28,6 @@ from ..volume_output import volume_output
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pandas as pd
 
     from ...particles.spheres import SphereSettings
     from ..session import Session
@@ -172,7 +170,7 @@ def _spheres(
         tomogram_shape=canvas.shape,
         tomogram_name=tomogram_name,
     )
-    _refuse_several_tomograms(table, picks)
+    check_one_tomogram(table, picks, "choose one with --tomogram-name")
     values, legend = values_of(table, settings)
     radii = radii_of(table, settings, _one_radius(settings, spacing))
     rows = sphere_rows(table[["z", "y", "x"]].to_numpy(np.float64), radius=radii, values=values)
@@ -191,19 +189,6 @@ def _one_radius(settings: SphereSettings, spacing: float | None) -> float | None
             "pass --voxel-spacing-angstrom"
         )
     return settings.radius_nm * 10 / spacing
-
-
-def _refuse_several_tomograms(table: pd.DataFrame, picks: Path) -> None:
-    column = "tomogram_name" if "tomogram_name" in table.columns else "tomogram_number"
-    names = [
-        f"{one:g}" if isinstance(one, float) else str(one)
-        for one in sorted(set(table[column].dropna()) if column in table.columns else ())
-    ]
-    if len(names) > 1:
-        raise PicksFormatError(
-            f"{picks}: expected picks of one tomogram, found {len(names)} "
-            f"({', '.join(names[:3])}, ...); choose one with --tomogram-name"
-        )
 
 
 def _warn(rows: np.ndarray[Any, Any], settings: SphereSettings, picks: Path) -> None:

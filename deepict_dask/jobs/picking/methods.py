@@ -5,7 +5,6 @@ Opening, lists and record are here; the methods are in `mean_shift` and `mean_po
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from .mean_pool import mean_pool_picks
 from .mean_shift import mean_shift_picks
 from .method_sources import MethodSources, method_grid
 from .nothing import warn_of_nothing
-from .outputs import PickReport, versions
+from .outputs import PickReport, write_record
 from .point_regions import picks_by_regions
 
 if TYPE_CHECKING:
@@ -161,13 +160,8 @@ def finish_lists(
 ) -> None:
     """Write the particle lists (picks.csv by falling score, the others by label) and the record."""
     _write_lists(folder, picks, header, name)
-    record = {
-        "versions": versions(), "inputs": inputs, "request": request, "n_picks": len(picks),
-        **counts,
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+    counts = {"n_picks": len(picks), **counts}
+    write_record(folder, header, inputs=inputs, request=request, started=started, **counts)
 
 
 def _write_lists(folder: Path, picks: pd.DataFrame, header: VolumeHeader, name: str) -> None:

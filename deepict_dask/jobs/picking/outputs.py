@@ -16,15 +16,18 @@ from ...io.picks import write_pick_batches
 from ...io.picks_table import TomogramFrame
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ...config import PickSettings
     from ...core.volume import VolumeHeader
     from .clusters import ClusterTables
 
-__all__ = ["PickReport", "write_tables"]
+__all__ = ["PickReport", "spacing_of_picks", "write_record", "write_tables"]
 
 log = logging.getLogger("deepict_dask")
+
+_RECORD, _SPACING = "run.json", "voxel_spacing_angstrom"
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,64 @@ def write_tables(
         )  # fmt: skip
     else:
         write_pick_batches(tables.picks(), folder / "picks.star", frame)
+    write_record(folder, header, inputs=inputs, request=request, started=started, n_picks=n_picks)
+    return PickReport(folder, n_picks)
+
+
+def write_record(
+    folder: Path,
+    header: VolumeHeader,
+    *,
+    inputs: dict[str, Any],
+    request: dict[str, Any],
+    started: datetime,
+    **counts: int,
+) -> None:
+    """Write the record of a folder of picks, ``run.json``.
+
+    Parameters
+    ----------
+    folder
+        Where to; a record that is there is replaced.
+    header
+        Of the volume whose voxels the picks are counted in.
+    inputs, request, started
+        As of `write_tables`.
+    **counts
+        How many picks there are (``n_picks``), and what else was counted.
+    """
     record = {
-        "versions": versions(),
-        "inputs": inputs,
-        "request": request,
-        "n_picks": n_picks,
+        "versions": versions(), "inputs": inputs, "request": request, **counts,
+        _SPACING: header.voxel_spacing_angstrom,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    (folder / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
-    return PickReport(folder, n_picks)
+    }  # fmt: skip
+    (folder / _RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
+
+
+def spacing_of_picks(folder: Path, otherwise: Callable[[Path], float | None]) -> float | None:
+    """Return the voxel spacing (Å) of a folder of picks; None where it is not known.
+
+    Parameters
+    ----------
+    folder
+        Of picks, with its record.
+    otherwise
+        Returns the spacing where the record does not name it, as those of older versions.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "run.json").write_text('{"voxel_spacing_angstrom": 13.48}')
+    >>> spacing_of_picks(folder, lambda _folder: None)
+    13.48
+    """
+    try:
+        found: float | None = json.loads((folder / _RECORD).read_text())[_SPACING]
+    except (OSError, ValueError, KeyError, TypeError):
+        return otherwise(folder)
+    return found
 
 
 def versions() -> dict[str, str]:

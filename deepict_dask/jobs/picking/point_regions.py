@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...core.geometry import Grid
+from ...core.geometry import Grid, as_vec
 from .region_search import search_regions
 from .regions import open_regions
 
@@ -50,7 +50,7 @@ def picks_by_regions(
         job.session, job.sources[0], regions, settings, scratch=job.scratch / "masks"
     )
     shape = job.header.shape
-    grid = Grid(shape, tuple(min(c, n) for c, n in zip(job.session.chunks, shape, strict=True)))
+    grid = Grid(shape, as_vec(np.minimum(job.session.chunks, shape)))
     points = np.rint(picks[["z", "y", "x"]].to_numpy(np.float64)).astype(np.int64)
     points = np.clip(points, 0, np.subtract(shape, 1))
     found = search_regions(job.session, [*masks.inside, *masks.nearness], points, grid)

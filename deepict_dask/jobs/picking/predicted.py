@@ -147,7 +147,8 @@ def _request(
     """Return what is asked for."""
     return {
         "job": "segment and pick", "input": fingerprint(source), "model": model.sha256,
-        "class": model.chosen, "precision": section.model.precision,
+        "class": model.chosen, "names": model.class_names,
+        "precision": section.model.precision,
         "average_flips": section.model.average_flips,
         "regions": [[n, fingerprint(path.absolute())] for n, path in section.regions.items()],
         "settings": section.settings.model_dump(mode="json"),

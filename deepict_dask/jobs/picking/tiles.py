@@ -157,10 +157,10 @@ def check_tile_picks(model: SegmentSettings, settings: PickSettings) -> None:
             "label_value, class_names: expected none where a network is searched, found "
             "one; choose a class with --class"
         )
-    if settings.all_contacts:
+    if settings.all_contacts or settings.distances:
         raise ConfigError(
-            "region, contacts: expected none where tiles of a network are searched, found some; "
-            "segment first, then pick from the score map"
+            "region, contacts, distances: expected none where tiles of a network are searched, "
+            "found some; segment first, then pick from the score map"
         )
     refuse_background(settings, model.model)
     channels, names = _channels(model, settings), class_names_of(model)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ...core.errors import DeepictError
 from ...io.dataset_picks import PicksFile, write_dataset_picks
 from ...io.volumes import open_volume
+from ..picking.outputs import spacing_of_picks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,11 +40,11 @@ def _lists(output: Path, reports: Sequence[TomogramReport]) -> Iterator[PicksFil
     for report in reports:
         for name in report.n_picks if report.state == "done" else ():
             folder = output / report.name / name
-            spacing = _spacing_of(folder)
+            spacing = spacing_of_picks(folder, _spacing_of_volumes)
             yield PicksFile(folder / "picks.csv", report.name, name, spacing)
 
 
-def _spacing_of(folder: Path) -> float | None:
+def _spacing_of_volumes(folder: Path) -> float | None:
     """Return the voxel spacing that the volumes of a folder of picks state, or those beside it."""
     for place in (folder, folder.parent):
         for ending in ("*.zarr", "*.mrc"):

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from ...io.replace import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["StageRecord"]
 
 _WARNINGS = "warnings"
+_REPLACED = "replaced"
+"""For each output that another one is to replace, which one it was when that began."""
+_BESIDE = (_WARNINGS, _REPLACED)
 """Beside the requests: no output is called so."""
 
 
@@ -60,7 +63,7 @@ class StageRecord:
         return found
 
     def _keys(self) -> dict[str, str]:
-        return {name: key for name, key in self._read().items() if name != _WARNINGS}
+        return {name: key for name, key in self._read().items() if name not in _BESIDE}
 
     def hear(self, warning: str) -> None:
         """Take a warning down; it is noted with the outputs that are finished after it."""
@@ -83,19 +86,32 @@ class StageRecord:
 
     def answers(self, output: str, key: str) -> bool:
         """Say whether a finished output of this name answers the request."""
-        return self._keys().get(output) == key and (self._folder / output).exists()
+        found, path = self._read(), self._folder / output
+        if found.get(output) != key or not path.exists():
+            return False
+        return found.get(_REPLACED, {}).get(output) in (None, _identity(path))
 
     def promise(self, output: str, key: str) -> None:
         """Note the request of an output that is not there yet.
 
         Once it has its name it answers the request, though the run be killed before it could note
-        that. Of an output that is there, which another one will replace, nothing is noted yet.
+        that. Of an output that is there, which another one will replace, it is noted which one it
+        is: another one of its name does not answer its request.
         """
-        if not (self._folder / output).exists():
+        path = self._folder / output
+        if not path.exists():
             self._write(output, key, self._heard)
+            return
+        before = self._read()
+        if output in before and output not in before.get(_REPLACED, {}):
+            replaced = {**before.get(_REPLACED, {}), output: _identity(path)}
+            self._replace({**before, _REPLACED: replaced})
 
     def confirm(self, output: str) -> None:
         """Tell that an earlier output is whole and will not be made again."""
+        found = self._read()
+        if output in found.get(_REPLACED, {}):
+            self._write(output, found[output], self.warnings_of(output))
         self._on_answer(output)
 
     def outputs(self) -> list[str]:
@@ -107,11 +123,38 @@ class StageRecord:
         self._write(output, key, self._heard)
         self._on_answer(output)
 
+    def forget(self) -> list[str]:
+        """Let no output answer a request, before they are removed; return their names, kept here.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> record = StageRecord(pathlib.Path(tempfile.mkdtemp()))
+        >>> record.note("picks", "key"), record.forget(), record.answers("picks", "key")
+        (None, ['picks'], False)
+        """
+        names = list(self._keys())
+        if names:
+            self._replace(dict.fromkeys(names, ""))
+        return names
+
     def _write(self, output: str, key: str, warnings: Sequence[str]) -> None:
         """Note a request, in one step; what is noted already is not written again."""
         before = self._read()
         told = {**before.get(_WARNINGS, {}), output: list(warnings)}
         told = {name: texts for name, texts in told.items() if texts}
-        after = {**self._keys(), output: key} | ({_WARNINGS: told} if told else {})
+        replaced = {o: which for o, which in before.get(_REPLACED, {}).items() if o != output}
+        beside = {_WARNINGS: told, _REPLACED: replaced}
+        keys = {**self._keys(), output: key}
+        after = keys | {name: notes for name, notes in beside.items() if notes}
         if after != before:
-            replace_file(self._path, json.dumps(after, indent=2) + "\n")
+            self._replace(after)
+
+    def _replace(self, notes: Mapping[str, Any]) -> None:
+        replace_file(self._path, json.dumps(notes, indent=2) + "\n")
+
+
+def _identity(path: Path) -> list[int]:
+    """Return what tells an output from one that takes its name."""
+    found = path.stat()
+    return [found.st_ino, found.st_mtime_ns]

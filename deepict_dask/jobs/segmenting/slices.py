@@ -74,7 +74,8 @@ class _Request:
         """Digest of the request."""
         return request_key({
             "job": "segment slices", "input": fingerprint(self.source), "class": self.model.chosen,
-            "model": self.model.sha256, "z_sigma": self.z_sigma, "threshold": self.threshold,
+            "names": self.model.class_names, "model": self.model.sha256,
+            "z_sigma": self.z_sigma, "threshold": self.threshold,
             "tiling": self.tiling and self.tiling.model_dump(mode="json"),
             "chunks": self.session.chunks, "spacing": self.session.voxel_spacing_angstrom,
         })  # fmt: skip

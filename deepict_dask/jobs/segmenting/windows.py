@@ -107,7 +107,8 @@ def _request(
     """Return the key of what is asked for."""
     return request_key({
         "job": "segment", "input": fingerprint(source), "model": model.sha256,
-        "class": model.chosen, "compat": settings.compat, "box_size": settings.box_size,
+        "class": model.chosen, "names": model.class_names,
+        "compat": settings.compat, "box_size": settings.box_size,
         "overlap": settings.overlap, "region": region and fingerprint(region),
         "precision": settings.precision, "average_flips": settings.average_flips,
         "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom,

@@ -71,7 +71,7 @@ def _given_points(
     config: TrainConfig, entry: TomogramEntry, shape: Vec, edge: float
 ) -> dict[str, Floats]:
     """Return the particles of each class that has a list, (n, 3) zyx in voxels."""
-    from ...training.opening import given_particles
+    from ...training.class_files import given_particles
 
     return {
         name: given_particles(entry, name, settings, shape, edge)

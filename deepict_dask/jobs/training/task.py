@@ -136,8 +136,8 @@ def _assessed(model: Path, task: TrainingTask, data: Any) -> dict[str, float]:
         known = json.loads(path.read_text())
         if known["of"] == key:
             return dict(known["figures"])
-    batches = data.validation_batches()
-    figures = assess_model(model, task.config, batches, task.device)
+    batches, ends = data.validation_batches(), data.validation_ends()
+    figures = assess_model(model, task.config, batches, task.device, ends=ends)
     replace_file(path, json.dumps({"of": key, "figures": figures}, indent=1))
     return figures
 
