@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import mrcfile
 import numpy as np
 import pytest
+from content_scenes import cache, reads
 from programs import files_of
 
 from deepict_dask.config import RunConfig
@@ -36,29 +37,10 @@ from deepict_dask.jobs.session import Session
 from deepict_dask.jobs.volume_output import VolumeOutput
 from deepict_dask.pipeline import run_pipeline
 
+__all__ = ["cache", "reads"]
+
 SHAPE, CHUNK = (8, 8, 16), (4, 4, 4)
 SIZE = 3 << 20
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache of this test alone, in which a change of a moment ago counts as long ago."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(content, "SETTLED_NS", -1 << 62)
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def reads(monkeypatch):
-    """The files that are read, in order."""
-    seen, read = [], content._digest_of_file
-
-    def counted(path):
-        seen.append(path.name)
-        return read(path)
-
-    monkeypatch.setattr(content, "_digest_of_file", counted)
-    return seen
 
 
 @pytest.fixture

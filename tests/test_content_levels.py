@@ -6,28 +6,16 @@ import shutil
 
 import numpy as np
 import pytest
+from content_scenes import cache, reads
 
 from deepict_dask.core.geometry import Box
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.engine import content, fingerprint
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
 
+__all__ = ["cache", "reads"]
+
 SHAPE = (4, 4, 8)
-
-
-@pytest.fixture(autouse=True)
-def reads(tmp_path, monkeypatch):
-    """The files that are read, in order; a change of a moment ago counts as long ago."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(content, "SETTLED_NS", -1 << 62)
-    seen, read = [], content._digest_of_file
-
-    def counted(path):
-        seen.append(path.name)
-        return read(path)
-
-    monkeypatch.setattr(content, "_digest_of_file", counted)
-    return seen
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Comparisons of files. Oracles: DeePiCt's own figures, arrays in memory, hand counts."""
 
 import logging
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from deepict_dask.evaluate.settings import PicksEvaluation, SegmentationEvaluati
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
 from deepict_dask.io.picks import write_picks
 from deepict_dask.io.picks_table import make_picks
+from deepict_dask.jobs import evaluate
 from deepict_dask.jobs.evaluate import evaluate_picks, evaluate_segmentation
 from deepict_dask.jobs.session import Session
 
@@ -100,6 +102,20 @@ def test_nan_is_refused_by_the_file_that_holds_it(tmp_path, session, volumes):
             evaluate_segmentation(
                 session, files["score"], files["true"], region_mask=files["region"]
             )
+
+
+def test_packed_volumes_are_unpacked_where_other_machines_see_them(session, volumes, monkeypatch):
+    seen, make = [], tempfile.TemporaryDirectory
+
+    def made(**options):
+        seen.append(options["dir"])
+        return make(**options)
+
+    monkeypatch.setattr(evaluate.tempfile, "TemporaryDirectory", made)
+    far = replace(session, workers=replace(session.workers, address="tcp://10.0.0.7:8786"))
+    for one in (session, far):
+        evaluate_segmentation(one, volumes["score"], volumes["true"])
+    assert seen == [None, volumes["score"].parent]
 
 
 def test_scores_beyond_0_and_1_need_a_sample(tmp_path, session, volumes):

@@ -162,6 +162,18 @@ def test_corrected_class_names_start_afresh(one_worker, config, windows, tmp_pat
     assert results_of(tmp_path / "out") == results_of(tmp_path / "undisturbed")
 
 
+def test_a_class_whose_name_has_a_slash_is_noted_under_its_whole_name(
+    one_worker, config, windows, tmp_path
+):
+    model = write_network(tmp_path / "slash.safetensors", names=("a/b",))
+    segment = (SegmentSettings(model=str(model)),)
+    (pick,) = config.pick
+    picks = (pick.model_copy(update={"class_name": "a/b"}),)
+    config = config.model_copy(update={"segment": segment, "pick": picks})
+    assert windows.run(one_worker, config) > 0
+    assert windows.run(one_worker, config) == 0
+
+
 def test_several_sections_go_on_together(one_worker, config, windows, tmp_path):
     (pick,) = config.pick
     two = (pick, pick.model_copy(update={"name": "few", "threshold": pick.threshold + 0.05}))

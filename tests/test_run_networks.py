@@ -277,6 +277,9 @@ POOL = {"method": "mp-nms", "diameters": [11], "name": "p"}
         ({}, {"name": "p"}, "expected one of the models' classes bright, dark, found none"),
         ({}, {**SHIFT, "thresholds": {"fas": 0.5}}, "thresholds: expected a class of .*'fas'"),
         ({}, {**SHIFT, "min_sizes": {"fas": 5}}, "min_sizes: expected a class of .*'fas'"),
+        # of the class that is picked, not of any that the model knows
+        ({}, {**SHIFT, "class": "bright", "thresholds": {"dark": 0.5}}, "a class of bright, found"),
+        ({}, {**SHIFT, "class": "bright", "min_sizes": {"dark": 5}}, "expected a class of bright"),
         ({}, {**SHIFT, "class_names": ["a"]}, "class_names: expected none in a run"),
         ({"argmax": True}, {**SHIFT, "threshold": 0.7}, "whose labels are no scores"),
         ({"argmax": True}, {"name": "p"}, "expected one of the models' classes .*, found none"),

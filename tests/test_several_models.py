@@ -145,6 +145,15 @@ def test_corrected_class_names_are_those_of_the_map(
     assert open_volume(tmp_path / "s.zarr").header.class_names == ("c", "b")
 
 
+def test_several_classes_are_refused_for_a_file_of_one_volume(
+    two_workers, tomogram, models, tmp_path
+):
+    target = tmp_path / "two.mrc"
+    with pytest.raises(ConfigError, match=r"ending in \.zarr for the classes .*--class"):
+        segment_volume(Session(two_workers), tomogram, target, SegmentSettings(model=models[1]))
+    assert not list((tmp_path / "two.mrc.partial").rglob("c/*"))
+
+
 def stop(*_arguments, **_options):
     raise KeyboardInterrupt
 

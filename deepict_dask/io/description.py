@@ -143,6 +143,21 @@ def settle_spacing(zyx: Triple | None, shape: Vec, *, whole_cell_z: bool = False
     return Spacing(_rounded(x))
 
 
+def origin_of(first_voxel: Triple, spacing: Triple) -> Triple:
+    """Return where the first voxel lies in Å, zyx; 0 where the spacing is not known.
+
+    Examples
+    --------
+    >>> origin_of((-4.0, -6.0, -8.0), (8.0, 8.0, math.inf))
+    (-32.0, -48.0, 0.0)
+    """
+    z, y, x = (
+        first * edge if math.isfinite(edge) else 0.0
+        for first, edge in zip(first_voxel, spacing, strict=True)
+    )
+    return (z, y, x)
+
+
 def angstrom_per(unit: str | None) -> float | None:
     """Return how many Å a unit of length has; None where the unit is missing or not known.
 

@@ -27,7 +27,7 @@ import numpy as np
 from ..core.errors import VolumeFormatError
 from ..core.geometry import Vec, as_vec
 from ..core.volume import VolumeHeader
-from .description import VolumeDescription, settle_spacing
+from .description import Triple, VolumeDescription, origin_of, settle_spacing
 from .raw import RawLayout, RawReader
 
 __all__ = [
@@ -38,10 +38,8 @@ __all__ = [
     "MrcReader",
     "describe_header",
     "open_mrc",
-    "origin_of",
 ]
 
-Triple = tuple[float, float, float]
 HEADER_BYTES = 1024
 IMOD_STAMP = 1146047817
 MODES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
@@ -266,21 +264,6 @@ def open_mrc(
     )
     first = None if header.origin_field else header.first_voxel
     return description, MrcReader(name, volume, header.layout(os.fspath(file)), first)
-
-
-def origin_of(first_voxel: Triple, spacing: Triple) -> Triple:
-    """Return where the first voxel lies in Å, zyx; 0 where the spacing is not known.
-
-    Examples
-    --------
-    >>> origin_of((-4.0, -6.0, -8.0), (8.0, 8.0, math.inf))
-    (-32.0, -48.0, 0.0)
-    """
-    z, y, x = (
-        first * edge if math.isfinite(edge) else 0.0
-        for first, edge in zip(first_voxel, spacing, strict=True)
-    )
-    return (z, y, x)
 
 
 def describe_header(raw: bytes, name: str) -> VolumeDescription:

@@ -316,7 +316,7 @@ def named_by_number(picks: pd.DataFrame) -> pd.DataFrame:
     if picks["class_number"].nunique() < 2:
         return picks
     numbers = picks["class_number"].tolist()
-    return picks.assign(class_name=[f"{n:g}" if n == n else "" for n in numbers])
+    return picks.assign(class_name=["" if np.isnan(n) else f"{n:g}" for n in numbers])
 
 
 def of_class(

@@ -219,9 +219,10 @@ def _voxels(particles: pd.DataFrame, frame: TomogramFrame, path: Path) -> Number
 
 def _offsets_in_voxels(particles: pd.DataFrame, frame: TomogramFrame, path: Path) -> Numbers:
     """Return the offsets of a file that says no pixel size, whose pixels are voxels."""
-    if set(ORIGINS_ANGSTROM) <= set(particles.columns):
-        return _offsets(particles, None, path) / frame.need_spacing(path)
-    return _offsets(particles, np.ones(len(particles)), path)
+    if not set(ORIGINS_ANGSTROM) <= set(particles.columns):
+        return _offsets(particles, np.ones(len(particles)), path)
+    shift = _offsets(particles, None, path)
+    return shift / frame.need_spacing(path) if shift.any() else shift
 
 
 def _offsets(particles: pd.DataFrame, pixel: Numbers | None, path: Path) -> Numbers:

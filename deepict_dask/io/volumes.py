@@ -18,11 +18,11 @@ from pathlib import Path
 
 from ..core.errors import SpacingError, VolumeFormatError
 from .array import ArrayReader
-from .description import VolumeDescription
+from .description import VolumeDescription, origin_of
 from .em import open_em
 from .endings import ENDINGS, PACKED, kind_of, plain_name
 from .export import create_volume, export_volume
-from .mrc import HEADER_BYTES, MrcReader, describe_header, open_mrc, origin_of
+from .mrc import HEADER_BYTES, MrcReader, describe_header, open_mrc
 from .ome_metadata import is_zarr
 from .ome_zarr import ZarrReader, count_missing_chunks, open_ome_zarr
 from .raw import RawReader

@@ -71,7 +71,7 @@ class Epochs(Callback):
         self.rows: list[dict[str, float]] = []
         self.best_weights: dict[str, torch.Tensor] = {}
         self.best: dict[str, float] = {}
-        self.best_score = self.passed = -float("inf")
+        self.best_score = self.to_beat = -float("inf")
         self.stale = self.stale_since_drop = 0
         self.plateau_factor = 1.0
         self.seconds = 0.0
@@ -80,7 +80,7 @@ class Epochs(Callback):
         self._began = self._saved = time.monotonic()
 
     _KEPT = (
-        "rows", "best_weights", "best", "best_score", "passed", "stale", "stale_since_drop",
+        "rows", "best_weights", "best", "best_score", "to_beat", "stale", "stale_since_drop",
         "plateau_factor", "seconds", "loss_sum", "loss_steps", "stopped",
     )  # fmt: skip
 
@@ -165,9 +165,9 @@ class Epochs(Callback):
         if score > self.best_score or chosen_by is None:
             self._keep(trainer, module, row)
         self.best_score = max(self.best_score, score)
-        improved = score > self.passed + BETTER * min(1.0, abs(self.passed))
+        improved = score > self.to_beat + BETTER * min(1.0, abs(self.to_beat))
         if improved:
-            self.passed = score
+            self.to_beat = score
         self._judge(module, improved=improved)
         self._report(trainer, row, optimizer.epochs)
 
