@@ -20,7 +20,7 @@ from .jobs.place import planned_place
 from .jobs.polish import smoothing_grid
 from .jobs.segmenting.chosen_model import choose_model, class_names_of, is_2d, is_unet3d
 from .jobs.segmenting.model_fit import misfits, sampled_amplitude
-from .jobs.segmenting.windows import choose_grid, joint_op
+from .jobs.segmenting.windows import choose_grid, compat_blocks, compat_op, joint_op
 from .labelling import LabelReduction, SelectSettings
 from .models.registry import resolve_model
 from .run_outputs import (
@@ -90,11 +90,16 @@ def _plan_one(
     worker_bytes = place.worker_bytes
     with tempfile.TemporaryDirectory(prefix="deepict-dask-") as scratch:
         spacing = config.voxel_spacing_angstrom or entry.voxel_spacing_angstrom
-        reader = open_volume(entry.path, scratch=scratch, voxel_spacing_angstrom=spacing)
+        reader = open_volume(
+            entry.path, scratch=scratch, voxel_spacing_angstrom=spacing,
+            spacing_required=_needs_spacing(config),
+        )  # fmt: skip
         _warn_of_misfits(config, entry, reader)
     header = reader.header
     shape, map_bytes = header.shape, 4 * header.n_voxels
-    lines = [f"{entry.name}: {shape} voxels (zyx) of {header.voxel_spacing_angstrom:.4g} Å"]
+    size = header.voxel_spacing_angstrom
+    of_size = "of unknown size" if size is None else f"of {size:.4g} Å"
+    lines = [f"{entry.name}: {shape} voxels (zyx) {of_size}"]
     light_bytes = beside_torch(worker_bytes)  # for stages without a network
     if config.equalize is not None:
         op = plan_equalize(config.equalize, reader, place.device)
@@ -125,6 +130,12 @@ def _plan_one(
     if predicted:
         lines.append(_plan_one_pass(predicted, config.chunks, shape, place, many=many))
     return lines
+
+
+def _needs_spacing(config: RunConfig) -> bool:
+    """Say whether a stage asks for the voxel spacing: those of published results do not."""
+    stages = [*models_of(config), *config.pick, *([config.equalize] if config.equalize else ())]
+    return any(stage.compat is None for stage in stages)
 
 
 def _warn_of_misfits(config: RunConfig, entry: TomogramEntry, reader: VolumeReader) -> None:
@@ -182,11 +193,9 @@ def _plan_one_pass(
 def _plan_models(config: RunConfig, shape: Vec, place: PlannedPlace, *, many: bool) -> list[str]:
     """Plan all score maps: DeePiCt's 3D models share their windows, others have their own."""
     models = stored_models(config)
-    solid = [settings for settings in models if is_unet3d(settings.model)]
+    solid = [one for one in models if is_unet3d(one.model) and one.compat is None]
     lines = [
-        (_plan_slices if is_2d(settings.model) else _plan_tiles)(
-            settings, config.chunks, shape, place.worker_bytes
-        )
+        _plan_one_model(settings, config.chunks, shape, place.worker_bytes)
         for settings in models
         if settings not in solid
     ]
@@ -197,6 +206,19 @@ def _plan_models(config: RunConfig, shape: Vec, place: PlannedPlace, *, many: bo
         chunks = config.chunks
         lines.append(_plan_3d(names, op, place, shape=shape, chunks=chunks, disk=disk, many=many))
     return lines
+
+
+def _plan_one_model(settings: SegmentSettings, chunks: Vec, shape: Vec, worker_bytes: int) -> str:
+    """Plan the score map of a model that has its windows for itself."""
+    if is_2d(settings.model):
+        return _plan_slices(settings, chunks, shape, worker_bytes)
+    if not is_unet3d(settings.model):
+        return _plan_tiles(settings, chunks, shape, worker_bytes)
+    model = choose_model(settings, "cpu")
+    op = compat_op(model, settings, shape, "cpu")
+    grid, _ = compat_blocks(op, worker_bytes)
+    disk = 4 * max(1, len(model.class_names)) * math.prod(shape)
+    return _plan_windows(score_map_of(settings), op, grid, disk)
 
 
 def _joint_op(models: list[SegmentSettings], device: str) -> JointSegmentOp:

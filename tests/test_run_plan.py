@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import mrcfile
 import pytest
 import standin_cupy
 import yaml
@@ -14,14 +15,19 @@ from typer.testing import CliRunner
 from deepict_dask.backend import device as devices
 from deepict_dask.cli import app
 from deepict_dask.config import SegmentSettings
-from deepict_dask.core.errors import BudgetError, ConfigError
+from deepict_dask.core.errors import BudgetError, ConfigError, SpacingError
 from deepict_dask.core.geometry import Grid
 from deepict_dask.engine import ClusterSettings
 from deepict_dask.engine.budget import format_bytes
 from deepict_dask.engine.gpu_workers import plan_gpu_workers
 from deepict_dask.jobs.place import planned_place
 from deepict_dask.jobs.segmenting.chosen_model import choose_model
-from deepict_dask.jobs.segmenting.windows import choose_grid, joint_op
+from deepict_dask.jobs.segmenting.windows import (
+    choose_grid,
+    compat_blocks,
+    compat_op,
+    joint_op,
+)
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +224,27 @@ def test_the_worker_with_the_gpu_is_planned_with_its_own_memory(monkeypatch):
     assert (place.n_workers, place.network_bytes) == (len(workers), least["GPU"])
     assert place.worker_bytes == min(least.values()) < place.network_bytes
     assert place.device_bytes == 10 << 30
+
+
+def test_published_results_are_planned_as_they_are_made_also_without_a_voxel_spacing(
+    config, network, tmp_path
+):
+    values = yaml.safe_load(config.read_text())
+    values["segment"] = [{"model": str(network), "compat": "deepict"}]
+    values["pick"][0]["compat"] = "deepict"
+    config.write_text(yaml.safe_dump(values))
+    with mrcfile.open(tmp_path / "a.mrc", "r+") as file:
+        file.voxel_size = 0
+    text = planned(config)
+    assert "a: (64, 96, 128) voxels (zyx) of unknown size" in text
+    settings = SegmentSettings(model=str(network), compat="deepict")
+    op = compat_op(choose_model(settings), settings, (64, 96, 128), "cpu")
+    grid, chunks = compat_blocks(op, 2 << 30)
+    assert chunks == (120, 120, 120)
+    (line,) = [line for line in text.splitlines() if ": 2 blocks" in line and "windows" in line]
+    assert grid.n_blocks == 2
+    assert line.endswith(f"windows of {' x '.join(map(str, grid.window_shape))}")
+    del values["pick"][0]["compat"]
+    config.write_text(yaml.safe_dump(values))
+    with pytest.raises(SpacingError):
+        planned(config)

@@ -11,8 +11,9 @@ import torch
 
 from deepict_dask import tomogram_stages
 from deepict_dask.config import RunConfig, SegmentSettings
-from deepict_dask.core.errors import ConfigError, WorkFailedError
+from deepict_dask.core.errors import ConfigError, ModelFileError, WorkFailedError
 from deepict_dask.engine import arrays, map_chunks
+from deepict_dask.engine.progress import Progress
 from deepict_dask.io.dataset import list_tomograms
 from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs.runs.stage_record import StageRecord
@@ -75,6 +76,27 @@ def test_models_that_run_together_give_the_scores_of_each_alone(
         read_all(tmp_path / "0.zarr"), read_all(tmp_path / "alone0.zarr"), atol=1e-5
     )
     assert open_volume(tmp_path / "1.zarr", class_name="b").header.voxel_spacing_angstrom == 10.0
+
+
+def test_a_model_that_is_trained_anew_meanwhile_makes_no_mixed_scores(
+    two_workers, tomogram, models, tmp_path
+):
+    class TrainsAnew(Progress):
+        def stage(self, name, total, done=0):
+            if name == "segment":
+                make_model(models[0], depth=1, n_classes=1, names=["a"], seed=9)
+            return super().stage(name, total, done)
+
+    chunks, settings = (16, 24, 24), SegmentSettings(model=models[0])
+    session = Session(two_workers, chunks=chunks, progress=TrainsAnew(shown=False))
+    with pytest.raises(ModelFileError, match=r"one\.safetensors: expected .* replaced meanwhile"):
+        segment_volume(session, tomogram, tmp_path / "s.zarr", settings)
+    assert not (tmp_path / "s.zarr").exists()
+    for name in ("s", "again"):
+        segment_volume(
+            Session(two_workers, chunks=chunks), tomogram, tmp_path / f"{name}.zarr", settings
+        )
+    assert np.array_equal(read_all(tmp_path / "s.zarr"), read_all(tmp_path / "again.zarr"))
 
 
 def test_two_models_read_each_window_of_the_tomogram_once(

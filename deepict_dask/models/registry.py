@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .inference import Precision
 
 __all__ = [
+    "PinnedModel",
     "bundled_models",
     "inference_deepfinder",
     "inference_network",
@@ -46,12 +47,39 @@ MODELS_KEPT = 4
 
 
 @dataclass(frozen=True)
+class PinnedModel(os.PathLike[str]):
+    """A model file of known content: loading it is refused once the path holds another.
+
+    A model that is trained anew while a tomogram is predicted would make half of the scores.
+
+    Examples
+    --------
+    >>> import os
+    >>> os.fspath(PinnedModel("ribosome.safetensors", sha256="0" * 64))
+    'ribosome.safetensors'
+    """
+
+    path: str
+    sha256: str
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True)
 class _FileState:
     """Tells a file from a later one at the same path."""
 
     path: str
     mtime_ns: int
     n_bytes: int
+
+
+_DIGESTS: dict[_FileState, str] = {}
+"""SHA-256 of the files that were loaded: a model that has made room for others has it still."""
 
 
 def loaded_model(path: str | os.PathLike[str], device: str = "cpu") -> LoadedModel:
@@ -67,11 +95,11 @@ def loaded_model(path: str | os.PathLike[str], device: str = "cpu") -> LoadedMod
     Raises
     ------
     ModelFileError
-        The file is absent or no model.
+        The file is absent or no model, or another one than was pinned.
     DeviceError
         The device is not there.
     """
-    return _load(_state(path), device)
+    return _load(_state(path, device), device)
 
 
 def _loaded(path: str | os.PathLike[str], device: str, kind: type[Kind], called: str) -> Kind:
@@ -130,17 +158,17 @@ def inference_network(
     path: str | os.PathLike[str], device: str = "cpu", precision: Precision = "float32"
 ) -> InferenceUNet3D:
     """Return a 3D model's network, arranged for prediction; cached as `loaded_model`."""
-    return _arrange(_state(path), device, precision)
+    return _arrange(_state(path, device), device, precision)
 
 
 def inference_network_2d(path: str | os.PathLike[str], device: str = "cpu") -> InferenceUNet2D:
     """Return a 2D model's network, arranged for prediction; cached as `loaded_model`."""
-    return _arrange_2d(_state(path), device)
+    return _arrange_2d(_state(path, device), device)
 
 
 def inference_deepfinder(path: str | os.PathLike[str], device: str = "cpu") -> InferenceDeepFinder:
     """Return DeepFinder's network, arranged for prediction; cached as `loaded_model`."""
-    return _arrange_deepfinder(_state(path), device)
+    return _arrange_deepfinder(_state(path, device), device)
 
 
 def bundled_models() -> dict[str, Path]:
@@ -180,17 +208,27 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def _state(path: str | os.PathLike[str]) -> _FileState:
+def _state(path: str | os.PathLike[str], device: str) -> _FileState:
+    """Return what tells the file from a later one; refuse another than was pinned."""
     try:
         stat = Path(path).stat()
     except OSError as error:
         raise ModelFileError(f"{path}: cannot read the model file: {error.strerror}") from error
-    return _FileState(os.path.realpath(path), stat.st_mtime_ns, stat.st_size)
+    state = _FileState(os.path.realpath(path), stat.st_mtime_ns, stat.st_size)
+    if not isinstance(path, PinnedModel):
+        return state
+    if (_DIGESTS.get(state) or _load(state, device).sha256) != path.sha256:
+        raise ModelFileError(
+            f"{path}: expected the model that this work began with, found another: the file "
+            "was replaced meanwhile; run the same command again"
+        )
+    return state
 
 
 @lru_cache(maxsize=MODELS_KEPT)
 def _load(state: _FileState, device: str) -> LoadedModel:
     model = load_checkpoint(state.path)
+    _DIGESTS[state] = model.sha256
     _check_device(device)
     model.network.to(device)
     return model

@@ -18,6 +18,7 @@ from ..core.ops import ChunkOp
 
 if TYPE_CHECKING:
     from ..core.geometry import Block, Grid, Vec
+    from ..models.registry import PinnedModel
 
 __all__ = ["ClassScoresOp", "LabelsOp", "labels_of"]
 
@@ -31,7 +32,7 @@ class ClassScoresOp(ChunkOp):
     The one source is the tomogram. The result is float32: zyx for one class, czyx for all.
     """
 
-    model_path: str
+    model_path: str | PinnedModel
     mean: float
     """Of the whole tomogram."""
     std: float

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..core.geometry import Block, Vec
+    from ..models.registry import PinnedModel
 
 __all__ = [
     "CompatSegmentOp",
@@ -164,7 +165,7 @@ class CompatSegmentOp(ChunkOp):
     ((13, 13, 13), (100, 200, 200))
     """
 
-    model_path: str
+    model_path: str | PinnedModel
     mean: float
     """Of the whole tomogram, see `deepict_statistics.statistics_of`."""
     std: float

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ..config import SliceTiling
     from ..core.geometry import Block, Vec
     from ..core.volume import VolumeHeader, VolumeReader
+    from ..models.registry import PinnedModel
     from ..models.unet2d import UNet2DSettings
 
 __all__ = ["CompatSliceOp", "CompatSlices", "SlabReader", "compat_slice_grid"]
@@ -200,7 +201,7 @@ class CompatSliceOp(ChunkOp):
     'float32'
     """
 
-    model_path: str
+    model_path: str | PinnedModel
     mean: float
     """Of the slices that are predicted, see `deepict_statistics.statistics_of`."""
     std: float

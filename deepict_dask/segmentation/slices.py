@@ -37,6 +37,7 @@ from .windows import chosen_class, normalise
 
 if TYPE_CHECKING:
     from ..core.geometry import Block, Vec
+    from ..models.registry import PinnedModel
 
 __all__ = [
     "SliceGrid",
@@ -176,7 +177,7 @@ class SliceSegmentOp(ChunkOp):
     ('segment', 'uint8', 0)
     """
 
-    model_path: str
+    model_path: str | PinnedModel
     mean: float
     """Of the whole tomogram."""
     std: float

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from ..core.geometry import Block, Vec
     from ..models.inference import Precision
+    from ..models.registry import PinnedModel
 
 __all__ = [
     "SegmentOp",
@@ -243,7 +244,7 @@ class SegmentOp(ChunkOp):
     ('segment', 'float32')
     """
 
-    model_path: str
+    model_path: str | PinnedModel
     mean: float
     """Of the whole tomogram."""
     std: float

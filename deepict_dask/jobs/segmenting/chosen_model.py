@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ...config import SegmentSettings
     from ...core.volume import VolumeHeader
     from ...models.architecture import NetworkKind
+    from ...models.registry import PinnedModel
 
 __all__ = [
     "BACKGROUND",
@@ -42,6 +43,13 @@ class ChosenModel:
     voxel_spacing_angstrom: float | None
     writes_labels: bool = False
     """Whether the output is a label volume."""
+
+    @property
+    def pinned(self) -> PinnedModel:
+        """The file for workers, who refuse another one at its path."""
+        from ...models.registry import PinnedModel
+
+        return PinnedModel(self.path, self.sha256)
 
     def header(self, tomogram: VolumeHeader) -> VolumeHeader:
         """Return the header of the score map, or of the label volume."""

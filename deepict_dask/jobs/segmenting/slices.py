@@ -157,7 +157,7 @@ def _predict_exactly(request: _Request, reader: VolumeReader, output: VolumeOutp
     statistics.require_finite(reader.path)
     statistics.require_contrast(reader.path)
     op = SliceSegmentOp(
-        request.model.path, statistics.mean, statistics.std, request.model.chosen, session.device,
+        request.model.pinned, statistics.mean, statistics.std, request.model.chosen, session.device,
         request.z_sigma, request.threshold, reader.header.dtype,
     )  # fmt: skip
     grid = choose_slice_grid(op, reader.header.shape, session.chunks, session.workers.memory_bytes)
@@ -192,7 +192,7 @@ def _predict_as_deepict(request: _Request, reader: VolumeReader, output: VolumeO
     from ...segmentation.deepict_slices import CompatSliceOp, SlabReader, compat_slice_grid
 
     session, plan = request.session, _compat_plan(request, reader)
-    op = CompatSliceOp(request.model.path, 0.0, 1.0, plan, request.model.chosen, session.device)
+    op = CompatSliceOp(request.model.pinned, 0.0, 1.0, plan, request.model.chosen, session.device)
     op.check_tile()
     chunks = (min(COMPAT_SLICES, session.chunks[0]), *session.chunks[1:])
     grid = compat_slice_grid(plan, chunks[0])

@@ -140,7 +140,7 @@ def tiles_op(
     from ...segmentation.deepfinder_compat import CompatDeepFinderOp
     from ...segmentation.deepfinder_windows import DeepFinderOp
 
-    common = (model.path, 0.0, 1.0, model.chosen, device)
+    common = (model.pinned, 0.0, 1.0, model.chosen, device)
     if kind_of_model(settings.model) == "deepetpicker":
         return DeepETPickerOp(*common, shape=shape)
     if settings.compat == "deepfinder":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from ...core.geometry import Grid, as_vec
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "choose_grid",
+    "compat_blocks",
+    "compat_op",
     "joint_op",
     "measured_op",
     "open_tomogram",
@@ -212,7 +215,7 @@ def joint_op(models: Mapping[SegmentSettings, ChosenModel], device: str) -> Join
     return JointSegmentOp(
         tuple(
             SegmentOp(
-                model.path, 0.0, 1.0, model.chosen, device, settings.precision,
+                model.pinned, 0.0, 1.0, model.chosen, device, settings.precision,
                 average_flips=settings.average_flips,
             )
             for settings, model in models.items()
@@ -254,23 +257,43 @@ def plan_compat(
     settings: SegmentSettings,
 ) -> tuple[CompatSegmentOp, Grid, Vec]:
     """Measure the tomogram as the published program does; choose op, blocks and chunks."""
-    from ...segmentation.deepict_compat import CompatSegmentOp, compat_grid
     from ...segmentation.deepict_statistics import statistics_of
 
     _measured(session, reader)
     mean, std = run_whole(session.workers, "statistics", reader.path, statistics_of, reader)
-    shape = reader.header.shape
+    op = compat_op(model, settings, reader.header.shape, session.device)
     mask_shape = None if region is None else region.header.shape
-    op = CompatSegmentOp(
-        model.path, mean, std, shape, mask_shape, model.chosen,
-        settings.box_size or CompatSegmentOp.box, settings.overlap, device=session.device,
+    op = replace(op, mean=mean, std=std, mask_shape=mask_shape)
+    return op, *compat_blocks(op, session.workers.memory_bytes)
+
+
+def compat_op(
+    model: ChosenModel, settings: SegmentSettings, shape: Vec, device: str
+) -> CompatSegmentOp:
+    """Return the op of published results, for a tomogram that is yet to be measured."""
+    from ...segmentation.deepict_compat import CompatSegmentOp
+
+    return CompatSegmentOp(
+        model.pinned, 0.0, 1.0, shape, None, model.chosen,
+        settings.box_size or CompatSegmentOp.box, settings.overlap, device=device,
     )  # fmt: skip
+
+
+def compat_blocks(op: CompatSegmentOp, worker_bytes: int) -> tuple[Grid, Vec]:
+    """Return the blocks of published results, and the chunks they are written in.
+
+    Raises
+    ------
+    BudgetError
+        A block does not fit a worker.
+    """
+    from ...segmentation.deepict_compat import compat_grid
+
     inner = op.tiling.inner
     chunks = as_vec([inner * max(1, COMPAT_CHUNK // inner)] * 3)
-    grid = compat_grid(shape, chunks, op)
-    needed = op.bytes_needed(grid.window_shape)
-    check_budget("segment", needed, session.workers.memory_bytes, torch=True)
-    return op, grid, chunks
+    grid = compat_grid(op.shape, chunks, op)
+    check_budget("segment", op.bytes_needed(grid.window_shape), worker_bytes, torch=True)
+    return grid, chunks
 
 
 def _measured(
