@@ -2,7 +2,7 @@
 
 1. Cells of the demonstration's generator are written as a user has them: tomogram, label volume,
    particle lists, and one table of files. Two are trained on, three others are tested on.
-2. Each recipe is trained with several seeds, one after another, for the same time.
+2. Each recipe is trained with several seeds, one after another, for at most the same time.
 3. A row for each figure: its mean, lowest and highest value over the seeds.
 """
 

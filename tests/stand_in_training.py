@@ -42,6 +42,10 @@ class Spots:
         for number in range(2 if self.validates else 0):
             yield self._drawn(np.random.default_rng([self.seed, 1, number]))
 
+    def validation_ends(self, limit=None):
+        for patches, _ in self.validation_batches(limit):
+            yield [patches.shape[2:]] * len(patches)
+
     def counts(self):
         return {}
 

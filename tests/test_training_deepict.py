@@ -102,7 +102,7 @@ def deepict_3d(folder, **training):
     }  # fmt: skip
     values["training"] |= training
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
-    (folder / "models").mkdir()
+    (folder / "models").mkdir(exist_ok=True)
     return folder / "config.yaml"
 
 
@@ -119,6 +119,22 @@ def test_a_3d_config_of_deepict_trains_and_leaves_its_checkpoint(cells):
     assert card["settings"]["optimizer"]["batch_size"] == 5
     assert card["settings"]["validation"]["fraction"] == 0.5
     assert "is there and is not trained again" in command(path).output
+
+
+def test_a_training_that_is_forced_is_trained_again_but_goes_on_after_a_kill(cells):
+    path, made = deepict_3d(cells), cells / "out/models/cube/model.safetensors"
+    assert command(path).exit_code == 0
+    first = made.stat().st_mtime_ns
+    deepict_3d(cells, force_retrain=True)
+    done = command(path)
+    assert done.exit_code == 0, done.output
+    assert "up to date" not in done.output
+    assert made.stat().st_mtime_ns > first
+    checkpoint = (cells / "models/cube.pth").stat().st_mtime_ns
+    deepict_3d(cells, batch_size=4)
+    done = command(path, "--overwrite")
+    assert done.exit_code == 0, done.output
+    assert (cells / "models/cube.pth").stat().st_mtime_ns > checkpoint
 
 
 def test_all_problems_of_a_deepict_training_are_named_at_once(cells):

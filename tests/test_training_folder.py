@@ -28,6 +28,8 @@ def test_a_finished_training_is_not_run_again_and_another_one_is_not_mixed_with_
         train_network(small_config(folder, learning_rate=0.02), data=Spots())
     with pytest.raises(OutputExistsError, match="of other settings or data"):
         train_network(small_config(folder), data=Spots(inputs={"cell": {"sha256": "1" * 64}}))
+    with pytest.raises(OutputExistsError, match="of other settings or data"):
+        train_network(small_config(folder, learning_rate=0.02), data=Spots(), resume=False)
     other = train_network(small_config(folder, learning_rate=0.02), data=Spots(), overwrite=True)
     assert other.card["settings"]["optimizer"]["learning_rate"] == 0.02
 

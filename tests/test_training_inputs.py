@@ -20,6 +20,7 @@ from deepict_dask.training import epochs
 from deepict_dask.training.assess import assess_model
 from deepict_dask.training.card import training_key
 from deepict_dask.training.data import open_training_data
+from deepict_dask.training.losses import loss_function
 from deepict_dask.training.mirror import asymmetry, tie_mirrored
 from deepict_dask.training.networks import network_to_train
 from deepict_dask.training.targets import TurnedMask
@@ -160,6 +161,11 @@ def test_voxels_that_fill_up_a_patch_count_in_no_figure(tmp_path):
     # x = 18 is missed, of 20: mirrored it would be missed twice
     assert (found["precision_m"], found["recall_m"]) == (1.0, 0.5)
     assert found["f1_m"] == pytest.approx(2 / 3)
+    module = SimpleNamespace(
+        judged=brightness(), data=data, config=config, loss=loss_function("dice"), flat=False,
+        softmax=False,
+    )  # fmt: skip
+    assert epochs.validate(module).f1["m"] == pytest.approx(2 / 3)
 
 
 def brightness():

@@ -77,6 +77,8 @@ def train(
         say(f"{asked.checkpoint} is there and is not trained again (training.force_retrain: True, "
             "or --overwrite, does)")  # fmt: skip
         return
+    if asked.force or (one_pass and overwrite):  # also what is up to date, but not unfinished work
+        resume, overwrite = resume and not _is_finished(config), True
     epochs = f"{config.optimizer.epochs} epochs{' each' if several else ''}"
     found = f"{', '.join(config.classes)} from {config.tomograms}"
     plan(f"{found}, {epochs}, to {config.output}", shown=progress)
@@ -93,6 +95,14 @@ def train(
         )
     if asked.checkpoint is not None:
         _write_checkpoint(model, asked.checkpoint)
+
+
+def _is_finished(config: TrainConfig) -> bool:
+    """Say whether the output has a model."""
+    from ..training.card import finished_card
+    from ..training.fit import MODEL_NAME
+
+    return finished_card(config.output / MODEL_NAME) is not None
 
 
 def _write_checkpoint(model: Path, checkpoint: Path) -> None:

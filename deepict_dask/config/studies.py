@@ -78,7 +78,8 @@ class RoundsSettings(Strict):
     tomograms: tuple[str, ...] = ()
     """Names to predict; all that are not held out by default, those without lists among them."""
     picks: dict[str, PickSettings] = Field(default_factory=dict)
-    """How each class is picked; the defaults of a pick section where it is not named."""
+    """How each class is picked; where it is not named, with the threshold that the model's card
+    recommends and a tenth of a particle's voxels."""
     axes: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Semi-axes on z, y, x in voxels within which two picks are one; by default the radius of the
     class's particles."""

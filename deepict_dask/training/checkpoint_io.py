@@ -56,9 +56,9 @@ class WholeCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self,
         path: Any,
-        map_location: Any = None,
+        map_location: Any = "cpu",
         weights_only: bool | None = None,  # noqa: FBT001
     ) -> dict[str, Any]:
-        """Read a checkpoint."""
+        """Read a checkpoint to the CPU: one of a GPU is read where there is none, too."""
         del weights_only  # nothing else is ever read
         return read_checkpoint(path, map_location)

@@ -245,9 +245,9 @@ class TrainingData:
         for first in range(0, len(patches), size):
             yield _stacked([_read(part, box) for part, box in patches[first : first + size]])
 
-    def validation_ends(self) -> Iterator[list[Vec]]:
+    def validation_ends(self, limit: int | None = None) -> Iterator[list[Vec]]:
         """Yield how many voxels of each patch of `validation_batches` are no mirrored ones, zyx."""
-        ends = [_end_in(part, box) for part, box in self._validation_patches(None)]
+        ends = [_end_in(part, box) for part, box in self._validation_patches(limit)]
         size = self.config.optimizer.batch_size
         for first in range(0, len(ends), size):
             yield ends[first : first + size]

@@ -118,7 +118,9 @@ class Epochs(Callback):
         if ended:
             self._end_epoch(trainer, pl_module)
         trainer.should_stop = trainer.should_stop or bool(self.stopped)
-        if ended or trainer.received_sigterm or self._is_due(trainer):
+        due = self._is_due(trainer)  # where several processes agree, all must ask
+        terminated = trainer.received_sigterm and trainer.world_size == 1
+        if ended or terminated or due:
             trainer.save_checkpoint(self.folder / CHECKPOINT)
             self._saved = time.monotonic()
         self.advance(1)
@@ -245,4 +247,5 @@ def validate(module: TrainingModule) -> Validated | None:
         module.judged, module.data.validation_batches(limit), module.loss,
         module.data.class_names, softmax=module.softmax, to_tensors=to_tensors,
         counter=module.data.pick_counter(limit) if asked.choose == "f1_alpha" else None,
+        ends=module.data.validation_ends(limit),
     )  # fmt: skip

@@ -128,7 +128,7 @@ def train_network(
     folder = (folder or config.output).absolute()
     key = training_key(config, data)
     on_gpu = _on_gpu(device or config.cluster.device)
-    wishes = _Wishes(tell, progress, checkpoint_steps, on_gpu=on_gpu, alone=alone)
+    wishes = _Wishes(tell, progress, checkpoint_steps, on_gpu=on_gpu, alone=alone, anew=not resume)
     if not wishes.first:
         done = _finished_before(folder, key) if resume else None
         if done is None:
@@ -150,6 +150,9 @@ class _Wishes:
     checkpoint_steps: int | None
     on_gpu: bool
     alone: bool = False
+    anew: bool = False
+    """Whether what an earlier training left is not heeded: here it may be there still, where
+    another process removes it."""
 
     @property
     def first(self) -> bool:
@@ -163,7 +166,8 @@ def _prepare(folder: Path, key: str, *, resume: bool, overwrite: bool) -> Traini
     if done is not None:
         return done
     refusal = other_training(folder, key)
-    if refusal is not None and resume and not overwrite:
+    is_lost = resume or isinstance(refusal, OutputExistsError)  # unfinished work may be begun anew
+    if refusal is not None and is_lost and not overwrite:
         raise refusal
     if refusal is not None or not resume:
         _clear(folder)
@@ -258,7 +262,8 @@ def _fit(module: TrainingModule, books: Epochs, folder: Path, wishes: _Wishes) -
     from .epochs import CHECKPOINT
 
     last = folder / CHECKPOINT
-    done = int(read_checkpoint(last)["global_step"]) if last.is_file() else 0
+    goes_on = last.is_file() and not wishes.anew
+    done = int(read_checkpoint(last)["global_step"]) if goes_on else 0
     if done and wishes.first:
         epoch = 1 + min(done, module.n_steps - 1) // module.config.optimizer.steps_per_epoch
         wishes.tell(f"continuing from epoch {epoch} (step {done})")
@@ -285,7 +290,7 @@ def _trainer(
 
     optimizer, on_gpu = module.config.optimizer, wishes.on_gpu
     several = on_gpu and not wishes.alone
-    here = [LightningEnvironment()] if wishes.alone else []
+    here = wishes.alone or (several and _is_one_task_of_slurm())
     logger = TensorBoardLogger(folder, name="", version="tensorboard", purge_step=done or None)
     return Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -298,7 +303,7 @@ def _trainer(
         gradient_clip_val=optimizer.gradient_clip or None,
         callbacks=[books],
         logger=logger,
-        plugins=[WholeCheckpoints(), *here],
+        plugins=[WholeCheckpoints(), *([LightningEnvironment()] if here else [])],
         default_root_dir=folder / "checkpoints",
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -317,6 +322,11 @@ def _on_gpu(device: str) -> bool:
             "or install PyTorch for CUDA"
         )
     return there and device != "cpu"
+
+
+def _is_one_task_of_slurm() -> bool:
+    """Say whether Slurm gave several GPUs to one process, which must start the others itself."""
+    return os.environ.get("SLURM_NTASKS") == "1" and torch.cuda.device_count() > 1
 
 
 def _nodes() -> int:

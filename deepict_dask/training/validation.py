@@ -1,6 +1,7 @@
 """Measure how good a network is on what it was not trained on.
 
-All validation patches are pooled before anything is divided. Of every class:
+All validation patches are pooled before anything is divided. Voxels that only fill up a patch at
+the far end of a tomogram count in no figure but the loss. Of every class:
 
 1. Dice of its scores, ``2 sum(p t) / (sum(p^2) + sum(t^2))``: the score by which the best epoch is
    chosen (mean over the classes that are there);
@@ -10,6 +11,7 @@ All validation patches are pooled before anything is divided. Of every class:
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,12 @@ import torch
 from .losses import class_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy as np
 
     from ..config.training import Choice
+    from ..core.geometry import Vec
     from .f1_alpha import PickCounter
 
 __all__ = ["THRESHOLDS", "Validated", "validated"]
@@ -98,6 +101,7 @@ def validated(
     softmax: bool,
     to_tensors: Callable[[Any], tuple[torch.Tensor, torch.Tensor]],
     counter: PickCounter | None = None,
+    ends: Iterable[Sequence[Vec]] | None = None,
 ) -> Validated | None:
     """Return how good a network is; None without validation patches. Its mode is left as it was.
 
@@ -117,17 +121,21 @@ def validated(
         Turns a batch into what the network takes, where it is.
     counter
         Counts picks in the patches.
+    ends
+        Of each patch the voxels that count, as `TrainingData.validation_ends`; all by default.
     """
     was_training = network.training
     network.eval()
     losses: list[float] = []
     sums: Any = 0
-    for batch in batches:
+    all_ends = itertools.repeat(None) if ends is None else iter(ends)
+    for batch, of_batch in zip(batches, all_ends, strict=False):
         patches, targets = to_tensors(batch)
         logits = network(patches).float()
         losses.append(float(loss(logits, targets)))
         scores = class_scores(logits, softmax=softmax)
-        sums = sums + _sums(scores, targets)
+        inside = 1 if of_batch is None else _inside(targets, of_batch)
+        sums = sums + _sums(scores * inside, targets * inside)
         if counter is not None:
             counter.add(scores.cpu().numpy())
     network.train(was_training)
@@ -141,6 +149,15 @@ def _mean(figures: dict[str, float | None]) -> float | None:
     """Return the mean of the figures that are there."""
     there = [figure for figure in figures.values() if figure is not None]
     return sum(there) / len(there) if there else None
+
+
+def _inside(targets: torch.Tensor, ends: Sequence[Vec]) -> torch.Tensor:
+    """Return 1 where a voxel counts and 0 where it only fills up its patch, (batch, 1, ...)."""
+    inside = torch.zeros_like(targets[:, :1])
+    for place, end in enumerate(ends):
+        box: tuple[Any, ...] = tuple(slice(n) for n in end[5 - targets.ndim :])
+        inside[(place, 0, *box)] = 1
+    return inside
 
 
 def _sums(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
