@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import typer
-from defect_scenes import read, write
+from defect_scenes import SPACING, read, write
 from scipy.ndimage import distance_transform_cdt
 from typer.testing import CliRunner
 
@@ -105,6 +105,23 @@ def test_a_region_mask_of_another_shape_is_refused_not_cut(two_workers, tmp_path
     """Mask and map are cut to the smaller shape without a word, and so is the output."""
     with pytest.raises(ShapeMismatchError, match="same binning"):
         pick(two_workers, tmp_path, np.ones((12, 24, 20), "int8"))
+
+
+def test_a_list_of_scores_cut_to_a_smaller_mask_has_the_centre_of_the_tomogram(
+    two_workers, tmp_path
+):
+    """RELION counts from the tomogram's centre, of which the cut map knows nothing."""
+    region = np.ones((10, 24, 22), "int8")
+    n, _ = pick(two_workers, tmp_path, region, compat="deepict", contact_mode="intersection")
+    assert n == 3
+    star = read_picks(
+        tmp_path / "p/picks.star", tomogram_shape=(12, 24, 24), voxel_spacing_angstrom=SPACING
+    )
+    expected = read_picks(tmp_path / "p/motl.csv")
+    np.testing.assert_allclose(
+        sorted(star[["z", "y", "x"]].to_numpy().tolist()),
+        sorted(expected[["z", "y", "x"]].to_numpy().tolist()), atol=0.51,
+    )  # fmt: skip
 
 
 def evaluated(folder, predicted, true):

@@ -220,6 +220,22 @@ def test_each_class_of_a_score_map_is_searched_but_the_background(two_workers, t
         pick_particles(Session(two_workers), source, tmp_path / "q", too_many)
 
 
+def test_why_nothing_was_found_is_said_of_the_class_that_comes_nearest(
+    two_workers, tmp_path, caplog
+):
+    scores = np.zeros((3, 32, 32, 32), np.float32)
+    scores[0], scores[1, 9, 9, 9], scores[2, 9, 9, 9] = 1, 0.4, 0.3
+    source = stored(tmp_path / "s.zarr", scores, class_names=("background", "a", "b"))
+    settings = PickSettings(method="mp-nms", diameters=(11, 11))
+    pick_particles(Session(two_workers), source, tmp_path / "p", settings)
+    assert "scores go from 0 to 0.4 " in caplog.text
+    assert "none is above the threshold 0.5" in caplog.text
+    settings = settings.model_copy(update={"thresholds": {"b": 0.2}})
+    pick_particles(Session(two_workers), source, tmp_path / "q", settings)
+    assert "scores go from 0 to 0.3 " in caplog.text
+    assert "no blob fills a tenth of what is averaged over; change --diameter" in caplog.text
+
+
 def test_one_label_of_a_label_volume_can_be_searched(two_workers, tmp_path):
     score, centres = separated_balls(n=5, shape=(40, 60, 60))
     labels = (2 * score).astype(np.int8)

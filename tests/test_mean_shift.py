@@ -252,6 +252,15 @@ def test_an_empty_label_volume_gives_empty_lists_and_says_why(two_workers, tmp_p
     assert (tmp_path / "p/picks.csv").exists()
 
 
+def test_objects_that_are_all_too_small_are_no_picks_for_that_reason(two_workers, tmp_path, caplog):
+    labels = np.zeros((9, 9, 9), np.int8)
+    labels[3:6, 3:6, 3:6] = 2
+    source = write_labels(tmp_path / "labels.zarr", labels, (9, 9, 9))
+    settings = PickSettings(method="mean-shift", bandwidth=4, min_size=28)
+    assert pick_particles(Session(two_workers), source, tmp_path / "p", settings).n_picks == 0
+    assert "no object is within the limits; change --min-size" in caplog.text
+
+
 def test_a_halo_that_no_worker_can_hold_is_refused_before_work_begins(two_workers, tmp_path):
     labels = np.zeros((300, 300, 2), np.int8)
     source = write_labels(tmp_path / "labels.zarr", labels, (300, 300, 2))

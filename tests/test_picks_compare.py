@@ -105,6 +105,18 @@ def test_picks_of_two_tomograms_are_never_a_pair():
         compare_picks(one, make_picks([[5, 5, 5]]), 2)
 
 
+def test_tomograms_that_only_have_numbers_are_told_apart_too():
+    one = make_picks([[5, 5, 5]] * 2, tomogram_number=[1, 2])
+    other = make_picks([[5, 5, 5]] * 3, tomogram_number=[2, 116, np.nan])
+    found = compare_picks(one, other, 2)
+    assert found.both.tomogram_number.tolist() == [2]
+    assert (len(found.only_first), len(found.only_second)) == (1, 2)
+    with pytest.raises(PicksFormatError, match="found one of 2 tomograms"):
+        compare_picks(one, make_picks([[5, 5, 5]]), 2)
+    alone = make_picks([[5, 5, 5]], tomogram_number=[7])
+    assert len(compare_picks(alone, make_picks([[5, 5, 5]]), 2).both) == 1
+
+
 def test_a_negative_distance_is_refused():
     with pytest.raises(PicksFormatError, match="distance"):
         pair_nearest([[0, 0, 0]], [[0, 0, 0]], -1)

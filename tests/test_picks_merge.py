@@ -156,6 +156,41 @@ def test_a_merged_star_file_names_every_particle_once_and_its_tomogram(tmp_path)
     assert merged["rlnOpticsGroup"].tolist() == [1] * 5
 
 
+def test_a_particle_without_a_name_beside_one_with_a_name_is_numbered(tmp_path):
+    frame = {"voxel_spacing_angstrom": 10.0, "tomogram_shape": (40, 40, 40)}
+    write_picks(table([[5, 6, 7]], score=[1]), tmp_path / "a.star", tomogram_name="T", **frame)
+    write_picks(table([[35, 6, 7]], score=[3]), tmp_path / "b.csv")
+    lists = [tmp_path / "b.csv", tmp_path / "a.star"]
+    merge_lists(lists, tmp_path / "m.star", MergeSettings(distance=3), **frame)
+    merged = read_picks(tmp_path / "m.star", **frame)
+    assert merged["rlnTomoParticleName"].tolist() == ["T/1", "T/2"]
+    named = table([[5, 6, 7], [8, 9, 10]], rlnTomoParticleName=["T/9", ""])
+    write_picks(named, tmp_path / "n.star", tomogram_name="T", **frame)
+    names = read_picks(tmp_path / "n.star", **frame)["rlnTomoParticleName"]
+    assert names.tolist() == ["T/1", "T/2"]
+
+
+def test_classes_that_only_have_numbers_are_told_apart_unless_asked(caplog):
+    numbered = table([[0, 0, 0], [0, 0, 1]], class_number=[1, 2])
+    assert len(merge_picks([numbered], AXES)) == 2
+    assert "told apart by their numbers; use --across-classes" in caplog.text
+    assert len(merge_picks([numbered], AXES, across_classes=True)) == 1
+
+
+def test_the_command_merges_into_a_list_that_counts_in_unbinned_pixels(tmp_path):
+    (tmp_path / "a.csv").write_text("9,9,9\n")
+    app = typer.Typer()
+    commands.register(app)
+    line = (
+        f"merge {tmp_path / 'a.csv'} {tmp_path / 'o.star'} --distance 5 --format relion4 "
+        "--voxel-spacing-angstrom 10 --pixel-size-angstrom 2.5 --tomogram-name T"
+    )
+    result = CliRunner().invoke(app, line.split(), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = read_picks(tmp_path / "o.star", voxel_spacing_angstrom=10.0)
+    assert found[["z", "y", "x"]].to_numpy().tolist() == [[9, 9, 9]]
+
+
 def test_picks_without_a_class_belong_to_the_only_one_there_is(caplog):
     bare, named = table([[0, 0, 1]]), table([[0, 0, 0]], class_name=["fas"])
     assert len(merge_picks([named, bare], AXES)) == 1

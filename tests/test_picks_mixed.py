@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from deepict_dask.cli import app
-from deepict_dask.core.errors import PicksFormatError
+from deepict_dask.core.errors import ConfigError, PicksFormatError
 from deepict_dask.evaluate.settings import PicksEvaluation
 from deepict_dask.io.picks import read_picks, write_picks
-from deepict_dask.io.picks_table import make_picks, of_tomogram
+from deepict_dask.io.picks_table import make_picks, of_class, of_tomogram
 from deepict_dask.jobs.evaluate import evaluate_picks
 from deepict_dask.particles.merge import merge_picks
 
@@ -131,3 +131,10 @@ def test_shifts_are_taken_where_a_file_says_no_pixel_size(tmp_path, unit, shift)
     (tmp_path / "a.star").write_text("data_\n\nloop_\n" + "\n".join(names) + f"\n{cells}\n")
     picks = read_picks(tmp_path / "a.star", voxel_spacing_angstrom=10)
     assert picks[["x", "y", "z"]].to_numpy().tolist() == [[9, 18, 27]]
+
+
+def test_a_class_is_found_by_its_number_where_some_picks_have_none():
+    picks = make_picks([[1, 2, 3], [4, 5, 6], [7, 8, 9]], class_number=[1, np.nan, 2])
+    assert of_class(picks, "1", "a.csv").tolist() == [True, False, False]
+    with pytest.raises(ConfigError, match=r"expected a class of the list, found 1, 2$"):
+        of_class(picks, "", "a.csv")

@@ -356,3 +356,13 @@ def test_the_commands_write_labels_and_pick_from_them_and_from_tiles(tomogram, m
     )
     raw = read_picks(tmp_path / "q/raw_picks.csv")
     assert set(raw["class_name"]) == {"a", "b"}
+
+
+def test_regions_are_refused_where_tiles_are_searched(tomogram, models, tmp_path):
+    line = (
+        f"pick {tomogram} {tmp_path / 'q'} --model {models['deepetpicker']} --method mp-nms "
+        "--diameter 11 --compat deepetpicker --region er=er.mrc --workers 1 --no-progress"
+    )
+    result = CliRunner().invoke(app, line.split())
+    assert isinstance(result.exception, ConfigError)
+    assert "--region: expected none where tiles of a network are searched" in str(result.exception)

@@ -145,6 +145,7 @@ def merge(
     tomogram_name: Annotated[
         str | None, typer.Option("--tomogram-name", help="Only this tomogram's picks")
     ] = None,
+    pixel_size_angstrom: PixelSizeOption = None,
     file_format: FormatOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -167,7 +168,8 @@ def merge(
     report = merge_lists(
         lists, target, settings_from(MergeSettings, values, "merge"),
         voxel_spacing_angstrom=voxel_spacing_angstrom, tomogram_shape=shape,
-        tomogram_name=tomogram_name, file_format=file_format, overwrite=overwrite,
+        tomogram_name=tomogram_name, pixel_size_angstrom=pixel_size_angstrom,
+        file_format=file_format, overwrite=overwrite,
     )  # fmt: skip
     say(f"{report.n_kept} of {report.n_read} picks in {target}")
 

@@ -164,6 +164,11 @@ def _picked(
         return pick_particles(
             session, source, folder, settings, regions=regions, tomogram_name=tomogram_name
         )
+    if regions:
+        raise ConfigError(
+            "--region: expected none where tiles of a network are searched (--model), found "
+            f"{', '.join(regions)}; segment first, then pick from the score map"
+        )
     wanted = {
         "model": model, "compat": "deepetpicker", "class_names": settings.class_names or None,
     }  # fmt: skip

@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.errors import PicksFormatError
+from ..io.picks_table import texts_of
 from .matching import points_of
 
 if TYPE_CHECKING:
@@ -156,30 +158,37 @@ def _said(table: pd.DataFrame, name: str) -> Any:
         return np.zeros(0, object)
     if name not in table.columns or table[name].isna().all():
         return None
-    texts = table[name].fillna("").astype(str).to_numpy(object)
+    texts = np.array(texts_of(table[name]), object)
     return texts if (texts != "").any() else None
 
 
 def _groups(first: pd.DataFrame, second: pd.DataFrame) -> tuple[Any, Any]:
     """Return a text for each row of both lists: only rows of equal texts can be pairs."""
-    groups = np.full(len(first), "", object), np.full(len(second), "", object)
-    for name in ("tomogram_name", "class_name"):
+    tomograms, classes = _tomograms(first, second), _classes(first, second)
+    one, other = (a + "\n" + b for a, b in zip(tomograms, classes, strict=True))
+    return one, other
+
+
+def _tomograms(first: pd.DataFrame, second: pd.DataFrame) -> tuple[Any, Any]:
+    """Return the tomograms of the rows of both lists, by name or number, empty where there is one.
+
+    Raises
+    ------
+    PicksFormatError
+        Picks of several tomograms beside picks that do not say theirs.
+    """
+    for name in ("tomogram_name", "tomogram_number"):
         one, other = _said(first, name), _said(second, name)
         if one is not None and other is not None:
-            groups = groups[0] + "\n" + one, groups[1] + "\n" + other
-        elif name == "tomogram_name":
-            _check_one_tomogram(one if other is None else other)
-    return groups
-
-
-def _check_one_tomogram(names: Any) -> None:
-    """Refuse picks of several tomograms beside picks that do not say theirs."""
-    n = 0 if names is None else len(np.unique(names))
-    if n > 1:
-        raise PicksFormatError(
-            f"compare: expected every list to name its tomograms, found one of {n} tomograms and "
-            "one that names none; choose one with --tomogram-name"
-        )
+            return one, other
+    for table, name in itertools.product((first, second), ("tomogram_name", "tomogram_number")):
+        said = _said(table, name)
+        if said is not None and (n := len(np.unique(said))) > 1:
+            raise PicksFormatError(
+                f"compare: expected every list to name its tomograms, found one of {n} tomograms "
+                "and one that names none; choose one with --tomogram-name"
+            )
+    return np.full(len(first), "", object), np.full(len(second), "", object)
 
 
 def _classes(first: pd.DataFrame, second: pd.DataFrame) -> tuple[Any, Any]:

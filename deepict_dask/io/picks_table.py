@@ -34,6 +34,7 @@ __all__ = [
     "named_by_number",
     "of_class",
     "of_tomogram",
+    "texts_of",
     "warn_of_strays",
     "whole_numbers",
 ]
@@ -315,8 +316,21 @@ def named_by_number(picks: pd.DataFrame) -> pd.DataFrame:
         return picks
     if picks["class_number"].nunique() < 2:
         return picks
-    numbers = picks["class_number"].tolist()
-    return picks.assign(class_name=["" if np.isnan(n) else f"{n:g}" for n in numbers])
+    return picks.assign(class_name=texts_of(picks["class_number"]))
+
+
+def texts_of(column: pd.Series[Any]) -> list[str]:
+    """Return names or numbers as texts, empty where there is none.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> texts_of(pd.Series([1, None, 2]))  # an empty cell makes numbers floats
+    ['1', '', '2']
+    """
+    if column.dtype.kind in "iuf":
+        return ["" if np.isnan(n) else f"{n:g}" for n in column]
+    return [str(text) for text in column.fillna("")]
 
 
 def of_class(
@@ -337,9 +351,9 @@ def of_class(
     if class_name is None:
         return np.ones(len(picks), bool)
     known = [name for name in ("class_name", "class_number") if name in picks.columns]
-    names = picks[known[0]].astype(str).to_numpy(str) if known else np.array([], str)
-    if class_name not in names:
-        found = ", ".join(np.unique(names)) or "no classes"
+    names = np.array(texts_of(picks[known[0]]) if known else [], str)
+    if not class_name or class_name not in names:
+        found = ", ".join(filter(None, np.unique(names))) or "no classes"
         raise ConfigError(
             f"{where}: --class {class_name}: expected a class of the list, found {found}"
         )

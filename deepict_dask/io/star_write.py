@@ -99,7 +99,7 @@ def dump_star(table: pd.DataFrame, frame: TomogramFrame, *, version: StarVersion
     """
     picks = checked_picks(table)
     names = picks.get(_PARTICLE)
-    if names is not None and not (names.is_unique and names.notna().all()):
+    if names is not None and not (names.is_unique and names.fillna("").astype(bool).all()):
         picks = picks.drop(columns=_PARTICLE)  # of merged lists; particles are counted anew
     scored = picks.empty or bool(picks["score"].notna().any())
     return b"".join(star_pieces([picks], frame, version=version, scored=scored))

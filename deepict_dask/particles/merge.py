@@ -26,6 +26,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from ..config.stages import Strict
 from ..core.errors import PicksFormatError, SpacingError
+from ..io.picks_table import named_by_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,7 +144,7 @@ def merge_picks(
     >>> merged[["x", "n_lists"]].to_numpy().tolist()
     [[8.0, 1.0], [5.0, 2.0], [9.0, 1.0]]
     """
-    table, source = _joined(tables)
+    table, source = _joined(tables if across_classes else _with_class_names(tables))
     groups = _groups(table, across_classes=across_classes)
     order = _preference(table["score"].to_numpy(np.float64), source, by_score=by_score)
     table, source, groups = table.iloc[order], source[order], groups[order]
@@ -237,6 +238,17 @@ def _preference(scores: Points, source: Integers, *, by_score: bool) -> Integers
     return np.lexsort(keys)
 
 
+def _with_class_names(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Return the tables with numbers for names where several classes have numbers alone."""
+    named = [named_by_number(table) for table in tables]
+    if any(new is not old for new, old in zip(named, tables, strict=True)):
+        log.warning(
+            "merge: classes without names are told apart by their numbers; use --across-classes "
+            "where these are no kinds of particles"
+        )
+    return named
+
+
 def _joined(tables: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, Integers]:
     """Return all rows in one table, with the number of the list that each is from."""
     import pandas as pd
@@ -260,8 +272,10 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
         names = sorted({str(name) for name in filled["tomogram_name"]} - {""})
         if len(names) == 1:
             filled["tomogram_name"] = names[0]
-    if "rlnTomoParticleName" in filled.columns and not filled["rlnTomoParticleName"].is_unique:
-        filled = filled.drop(columns="rlnTomoParticleName")
+    if "rlnTomoParticleName" in filled.columns:
+        particles = filled["rlnTomoParticleName"]
+        if not particles.is_unique or (particles == "").any():
+            filled = filled.drop(columns="rlnTomoParticleName")
     if "particle_number" in filled.columns and not filled["particle_number"].is_unique:
         filled = filled.drop(columns="particle_number")
     return filled

@@ -42,6 +42,7 @@ def merge_lists(
     voxel_spacing_angstrom: float | None = None,
     tomogram_shape: Vec | None = None,
     tomogram_name: str | None = None,
+    pixel_size_angstrom: float | None = None,
     file_format: str | None = None,
     overwrite: bool = False,
 ) -> MergeReport:
@@ -57,6 +58,8 @@ def merge_lists(
         When two picks are one.
     voxel_spacing_angstrom, tomogram_shape, tomogram_name
         Of the tomogram, for formats that need them and for a distance in nm.
+    pixel_size_angstrom
+        Of the tilt series (unbinned), for STAR files that count in its pixels.
     file_format
         Of the target, where its name does not tell.
     overwrite
@@ -83,7 +86,7 @@ def merge_lists(
     """
     frame: dict[str, Any] = {
         "voxel_spacing_angstrom": voxel_spacing_angstrom, "tomogram_shape": tomogram_shape,
-        "tomogram_name": tomogram_name,
+        "tomogram_name": tomogram_name, "tilt_series_pixel_size_angstrom": pixel_size_angstrom,
     }  # fmt: skip
     tables = [read_picks(source, **frame) for source in sources]
     if not tables:

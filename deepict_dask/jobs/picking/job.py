@@ -113,6 +113,8 @@ class PickJob:
     masks: RegionMasks
     select: SelectSettings
     """How voxels are chosen from scores."""
+    tomogram_shape: Vec | None = None
+    """Of the tomogram, where its scores were cut to a smaller mask (``compat``)."""
 
     @property
     def scratch(self) -> Path:
@@ -216,7 +218,7 @@ class PickJob:
         return write_tables(
             self.folder,
             self._tables(clusters),
-            self.header,
+            replace(self.header, shape=self.tomogram_shape or self.header.shape),
             self.settings,
             request=request,
             tomogram_name=tomogram_name,

@@ -20,7 +20,7 @@ from ...particles.mean_shift import ModeReduction
 from ..session import measure_statistics
 from .mean_pool import mean_pool_picks
 from .mean_shift import mean_shift_picks
-from .method_sources import MethodSources, method_grid
+from .method_sources import BACKGROUND, MethodSources, method_grid
 from .nothing import warn_of_nothing
 from .outputs import PickReport, write_record
 from .point_regions import picks_by_regions
@@ -99,8 +99,7 @@ def pick_by_method(
         n_found = len(picks)
         picks = picks_by_regions(job, picks, masks)
         if n_found == 0:
-            found = measure_statistics(session, job.sources[0], name="score range")
-            warn_of_nothing(str(score), found, settings, n_clusters=0)
+            _say_why_nothing(job, score)
         elif len(picks) == 0:
             log.warning("%s: no picks: none of %d meets the contact asked for", score, n_found)
         finish_lists(
@@ -111,6 +110,20 @@ def pick_by_method(
         shutil.rmtree(scratch)
         staged.commit()
     return PickReport(target, len(picks))
+
+
+def _say_why_nothing(job: MethodSources, score: Path) -> None:
+    """Warn that nothing was found, with the scores of the class that comes nearest to it."""
+    ranges = [
+        (measure_statistics(job.session, source, name="score range"), threshold)
+        for source, name, threshold in zip(
+            job.sources, job.names or ("",), job.thresholds(), strict=True
+        )
+        if name != BACKGROUND
+    ]
+    found, threshold = max(ranges, key=lambda pair: pair[0].maximum - pair[1])
+    settings = job.settings.model_copy(update={"threshold": threshold})
+    warn_of_nothing(str(score), found, settings, n_clusters=0)
 
 
 def plan_method(settings: PickSettings, shape: Vec, chunks: Vec, n_sources: int) -> tuple[int, int]:

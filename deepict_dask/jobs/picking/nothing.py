@@ -15,6 +15,13 @@ __all__ = ["reason_for_nothing", "warn_of_everything", "warn_of_nothing"]
 
 log = logging.getLogger("deepict_dask")
 
+_NOTHING_LEFT = {
+    "mean-shift": "no object is within the limits; change --min-size, --class-min-size, "
+    "--max-size or --threshold",
+    "mp-nms": "no blob fills a tenth of what is averaged over; change --diameter or --threshold",
+}
+"""Of methods that had voxels to work on."""
+
 
 def warn_of_nothing(
     path: str, found: VolumeStatistics, settings: PickSettings, *, n_clusters: int
@@ -70,6 +77,10 @@ check that the model fits the tomogram'
             f"no picks: {n_clusters} clusters were found, but {wanted}; {span}; change "
             f"--min-size, --max-size, --threshold{region}"
         )
+    label = settings.label_value
+    least = settings.threshold if label is None else label - 0.5
+    if settings.method != "components" and found.maximum > least:
+        return f"no picks: {span}, but {_NOTHING_LEFT[settings.method]}"
     if settings.label_value is not None:
         return (
             f"no picks: values go from {found.minimum:.4g} to {found.maximum:.4g}, none that is "

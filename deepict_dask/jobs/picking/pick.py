@@ -144,7 +144,9 @@ def _open_job(
     _refuse_several_labels(session, whole, settings)
     fitted, masks = open_regions(session, whole, regions, settings, scratch=scratch)
     select = select_settings(settings, masks, whole.header.shape, fitted.header.shape)
-    return fitted, PickJob(session, folder, settings, fitted.path, fitted.header, masks, select)
+    return fitted, PickJob(
+        session, folder, settings, fitted.path, fitted.header, masks, select, whole.header.shape
+    )
 
 
 def _label(session: Session, score: VolumeReader, job: PickJob) -> LabelledVoxels:
