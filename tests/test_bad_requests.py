@@ -45,6 +45,10 @@ BAD_CONFIGS = {
         {"pick": [{"region": "cytosol"}]},
         ("region", "found 'cytosol'", "declare it under regions"),
     ),
+    "contact with nothing": (
+        {"pick": [{"contact_mode": "contact"}]},
+        ("pick: contact_mode", "expected a region with it, found contact alone"),
+    ),
     "region of nothing": (
         {"regions": [{"name": "cytosol"}]},
         ("regions.0", "expected one of path, column and model, found none"),

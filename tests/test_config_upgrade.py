@@ -26,6 +26,7 @@ from deepict_dask.cli import project as project_commands
 from deepict_dask.config import load_run_config
 from deepict_dask.core.errors import OutputExistsError
 from deepict_dask.deepict_project import upgrade_config
+from deepict_dask.io.dataset import list_tomograms
 from deepict_dask.pipeline import run_pipeline
 
 __all__ = ["blob", "flat", "folder", "session", "unpacked"]
@@ -129,3 +130,12 @@ def test_config_upgrade_writes_beside_the_old_one_and_replaces_nothing(blob):
     assert load_run_config(Path("config_deepict_dask.yaml")).segment
     again = CliRunner().invoke(app, ["upgrade", str(path)])
     assert isinstance(again.exception, OutputExistsError)
+
+
+def test_names_in_folders_and_odd_file_names_are_written_so_that_they_can_be_read(blob):
+    Path("metadata.csv").write_text("tomo_name,tomo,lamella_file\n180426/004,inputs/tomo.mrc,\n")
+    values = changed(blob, dataset_table="metadata.csv", tomos_sets__prediction_list=["180426/004"])
+    made = upgrade_config(write(values), Path("run #2.yaml"))
+    config = load_run_config(made.config)
+    assert Path(config.tomograms).name == "run #2_tomograms.csv"
+    assert [entry.name for entry in list_tomograms(config.tomograms)] == ["180426_004"]

@@ -281,6 +281,15 @@ def test_a_number_in_yaml_is_the_folder_of_that_name(tmp_path):
     assert config.output == tmp_path / "7"
 
 
+@pytest.mark.parametrize("name", ["2024_05", "010"])
+def test_a_name_that_yaml_takes_for_another_number_stays_as_it_is_written(tmp_path, name):
+    from deepict_dask.config import load_run_config
+
+    assert load_run_config(write_run(tmp_path, name)).tomograms == tmp_path / name
+    table = touch(tmp_path / "t.yaml", f"- {{name: {name}, tomogram: a.mrc}}\n")
+    assert [entry.name for entry in list_tomograms(table)] == [name]
+
+
 @pytest.mark.parametrize("source", ["10988", "EMPIAR-10988"])
 def test_a_deposit_that_is_not_here_is_refused_with_how_to_fetch_it(tmp_path, source):
     from deepict_dask.config import load_run_config

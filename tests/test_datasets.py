@@ -11,6 +11,7 @@ from source_scenes import by_name, mrc, names, touch, zarr
 
 from deepict_dask.core.errors import ConfigError
 from deepict_dask.io.dataset import read_dataset
+from deepict_dask.io.datasets import walk
 
 # ---------------------------------------------------------------- volumes, folders, patterns
 
@@ -140,6 +141,23 @@ def test_a_choice_where_there_is_none_is_refused(tmp_path):
             names(source)
 
 
+def test_a_folder_that_may_not_be_entered_is_skipped_and_named(tmp_path, monkeypatch):
+    touch(tmp_path / "a.mrc", "")
+    (tmp_path / "closed").mkdir()
+
+    def refuses(path):  # as for everybody but root, who runs the tests
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return False
+
+    monkeypatch.setattr(walk, "is_zarr", refuses)
+    skipped = walk.Skipped()
+    assert [path.name for path in walk.walk_volumes(tmp_path, skipped)] == ["a.mrc"]
+    assert skipped.warnings() == [
+        f"skipped: 1 folders that may not be read (such as {tmp_path / 'closed'})"
+    ]
+
+
 # ---------------------------------------------------------------- tables
 
 
@@ -224,7 +242,7 @@ def test_paths_of_a_deepict_table_count_from_here_where_the_tomograms_are_here(
         ("t.csv", "name,tomogram,voxel_spacing_angstrom\na,b.mrc,-1\n", "positive number"),
         ("t.csv", "name,tomogram,voxel_spacing_angstrom\na,b.mrc,big\n", "positive number"),
         ("t.yaml", "tomograms: a\noutput: b\n", "one mapping with the keys tomograms, output"),
-        ("t.yaml", "- name: 001\n  tomogram: a.mrc\n", "row 1: name: expected text, found 1"),
+        ("t.yaml", "- name: 1\n  tomogram: a.mrc\n", "row 1: name: expected text, found 1"),
         ("t.yaml", "- [a\n", "expected a table"),
         ("t.yaml", "", "found nothing"),
     ],

@@ -20,6 +20,7 @@ from deepict_dask.engine.output_lock import OutputLock
 from deepict_dask.jobs.runs.journal import lock_of
 from deepict_dask.jobs.runs.status import read_status
 from deepict_dask.jobs.session import Session
+from deepict_dask.report import write_report
 
 NAMES = ("a", "b", "c")
 SHAPE = (44, 52, 48)
@@ -137,6 +138,23 @@ def test_the_summary_counts_particles_and_status_names_each_output(session, blob
     assert [part.output for part in first.outputs] == [
         "probability_map.mrc", "post_processed_prediction.mrc", "pp_statistics.csv",
     ]  # fmt: skip
+
+
+def test_tomograms_in_folders_keep_their_names_in_status_and_report(session, blob):
+    rows = Path("metadata.csv").read_text().splitlines()
+    names = ("180426/a", "180711/a")
+    of_a = next(row for row in rows if row.startswith("a,"))
+    Path("metadata.csv").write_text(
+        "\n".join([rows[0], *(name + of_a.removeprefix("a") for name in names)]) + "\n"
+    )
+    blob["tomos_sets"]["prediction_list"] = list(names)
+    run_deepict(session, write(blob))
+    assert states_of("out") == dict.fromkeys(names, ("done", ["done"] * 3))
+    report = write_report(Path("out")).read_text()
+    pages = sorted(path.name for path in Path("out/report").glob("*.html"))
+    assert pages == ["180426_a.html", "180711_a.html"]
+    assert all(name in report for name in (*names, *pages))
+    assert "the tomogram's file is not known" not in Path("out/report", pages[0]).read_text()
 
 
 def test_a_broken_tomogram_fails_alone_and_the_command_ends_with_1(blob):

@@ -48,6 +48,7 @@ BAD_CONFIGS = [
         r"max_cluster_size: expected more",
     ),
     ({f"{POST}__clustering_connectivity": 26}, r"expected 1, 2 or 3 .* found 26"),
+    ({f"{POST}__clustering_connectivity": [3]}, r"expected 1, 2 or 3 .* found \[3\]"),
     ({f"{POST}__ignore_border_thickness": [1, 2]}, r"three \[x, y, z\], found \[1, 2\]"),
     ({f"{POST}__contact_mode": "touch"}, r"expected one of intersection, contact, colocalization"),
     (

@@ -107,6 +107,11 @@ class RunConfig(DatasetConfig):
     def _regions_are_known(self) -> RunConfig:
         known = [region.name for region in self.regions]
         for pick in self.pick:
+            if pick.region is None and pick.contact_mode != "intersection":
+                raise ValueError(
+                    f"pick: contact_mode: expected a region with it, found {pick.contact_mode} "
+                    "alone; give region, or contacts with a mode each"
+                )
             wanted = [contact.region for contact in pick.all_contacts] + [*(pick.distances or ())]
             for name in wanted:
                 if name not in known:

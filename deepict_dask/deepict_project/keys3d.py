@@ -30,7 +30,7 @@ CONNECTIVITY = {1: 6, 2: 18, 3: 26}
 
 def connectivity(value: Any) -> int:
     """Return 6, 18 or 26 for 1, 2 or 3."""
-    if isinstance(value, bool) or value not in CONNECTIVITY:
+    if isinstance(value, bool) or value not in list(CONNECTIVITY):  # a list has no hash
         raise ValueError("1, 2 or 3 (6, 18 or 26 neighbours)")
     return CONNECTIVITY[value]
 

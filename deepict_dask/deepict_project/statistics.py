@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..io.csv_text import csv_of_dicts
@@ -175,7 +175,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """Wait until no other run writes to a folder's table."""
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # file systems without such locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)

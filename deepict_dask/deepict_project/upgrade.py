@@ -11,16 +11,15 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import yaml
-
 from ..config import RunConfig, settings_from
+from ..config.yaml_text import values_of_yaml
 from ..core.errors import OutputExistsError
 from ..io.csv_text import csv_of_dicts
 from ..io.replace import replace_file
 from .project import read_project
 from .project3d import Project3D
 from .upgrade2d import lines_2d, rows_2d
-from .upgrade3d import lines_3d, rows_3d
+from .upgrade3d import lines_3d, quoted, rows_3d
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,7 +78,7 @@ def upgrade_config(
     else:
         lines, rows = lines_2d(project, here, compat=compat), rows_2d(project, here)
     text = "\n".join([*_head(old, table), *lines, *_findings(project.findings.warnings)]) + "\n"
-    settings_from(RunConfig, yaml.safe_load(text), str(new))  # what we write, we can read
+    settings_from(RunConfig, values_of_yaml(text), str(new))  # what we write, we can read
     new.parent.mkdir(parents=True, exist_ok=True)
     replace_file(table, _as_csv(rows))
     replace_file(new, text)
@@ -105,7 +104,7 @@ def _head(old: Path, table: Path) -> list[str]:
     return [
         f"# Made from {old.name}, a config of DeePiCt, by `deepict-dask config upgrade`.",
         "# Paths count from the folder of this file.",
-        f"tomograms: {table.name}",
+        f"tomograms: {quoted(table.name)}",
     ]
 
 

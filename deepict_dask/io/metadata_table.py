@@ -9,6 +9,7 @@ import csv
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..config.yaml_text import values_of_yaml
 from ..core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def read_metadata_yaml(path: Path) -> MetadataTable:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text("utf-8-sig"))
+        content = values_of_yaml(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: expected a table (YAML), found: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

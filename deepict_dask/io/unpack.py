@@ -16,15 +16,17 @@ import os
 import shutil
 import tempfile
 import zlib
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ..core.errors import VolumeFormatError, WorkFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["compression_of", "default_scratch", "unpack", "unpacked_start"]
+__all__ = ["compression_of", "default_scratch", "unpack", "unpacked_for_now", "unpacked_start"]
 
 PIECE_BYTES = 4 << 20
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2"}
@@ -45,9 +47,44 @@ def compression_of(path: str | os.PathLike[str]) -> str:
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), "")
 
 
+_scratch: ContextVar[Path | None] = ContextVar("scratch", default=None)
+"""Where volumes are unpacked for which no place is given."""
+
+
 def default_scratch() -> Path:
-    """Return this user's folder for unpacked volumes under the system's temporary folder."""
-    return Path(tempfile.gettempdir()) / f"deepict-dask-{os.getuid()}"
+    """Return this user's folder for unpacked volumes under the system's temporary folder.
+
+    Within `unpacked_for_now` its folder instead.
+    """
+    return _scratch.get() or Path(tempfile.gettempdir()) / f"deepict-dask-{os.getuid()}"
+
+
+@contextmanager
+def unpacked_for_now(beside: str | os.PathLike[str]) -> Iterator[None]:
+    """Remove at the end of the block what is unpacked in it and was given no place.
+
+    Parameters
+    ----------
+    beside
+        A folder in which the plain files may lie until then; every worker must see it.
+
+    Examples
+    --------
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "a.mrc.gz").write_bytes(gzip.compress(b"voxels")) > 0
+    True
+    >>> with unpacked_for_now(folder):
+    ...     unpack(folder / "a.mrc.gz").read_bytes()
+    b'voxels'
+    >>> [path.name for path in folder.iterdir()]
+    ['a.mrc.gz']
+    """
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".unpacked-") as folder:
+        before = _scratch.set(Path(folder))
+        try:
+            yield
+        finally:
+            _scratch.reset(before)
 
 
 def unpack(path: str | os.PathLike[str], scratch_dir: str | os.PathLike[str] | None = None) -> Path:

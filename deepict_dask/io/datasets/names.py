@@ -24,6 +24,7 @@ __all__ = [
     "check_names",
     "distinct_names",
     "is_folder_name",
+    "one_part",
     "short_name",
     "shortest_keys",
     "stays_inside",
@@ -129,6 +130,17 @@ def is_folder_name(name: str) -> bool:
     (True, False, False)
     """
     return stays_inside(name) and len(Path(name).parts) == 1
+
+
+def one_part(name: str) -> str:
+    """Return a name for one file or folder, of a tomogram whose folder may lie in others.
+
+    Examples
+    --------
+    >>> one_part("180426/004")
+    '180426_004'
+    """
+    return name.replace("/", "_")
 
 
 def check_names(source: object, entries: Iterable[TomogramEntry]) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Skipped", "has_magic", "match_volumes", "split_pattern", "subfolders", "walk_volumes"]
 
 STACKS = (".st", ".mrcs", ".ali", ".preali")
+_CLOSED = "folders that may not be read"
 _RECORD = "stages.json"
 """Lies in every folder of a run's results."""
 
@@ -102,27 +103,40 @@ def _walk(folder: Path, skipped: Skipped) -> Iterator[Path]:
 
 def _contents(place: Path, skipped: Skipped) -> tuple[list[Path], list[Path]]:
     """Return the folders to go into, and the files and Zarr stores."""
-    folders, names = [], []
+    folders: list[Path] = []
+    names: list[Path] = []
     for item in _items(place, skipped):
         path = Path(item.path)
         if item.name.startswith("."):
             skipped.add("hidden names", path)
         elif item.name.endswith((".partial", ".part")):
             skipped.add("unfinished outputs", path, warn=True)
-        elif not item.is_dir() or is_zarr(path) or kind_of(path) == "zarr":
-            names.append(path)
-        elif (path / _RECORD).is_file():
-            skipped.add("folders of results", path)
         else:
-            folders.append(path)
+            try:
+                _sort_in(item, folders, names, skipped)
+            except PermissionError:  # of a folder that may be seen, but not entered
+                skipped.add(_CLOSED, path, warn=True)
     return folders, names
+
+
+def _sort_in(
+    item: os.DirEntry[str], folders: list[Path], names: list[Path], skipped: Skipped
+) -> None:
+    """Add a folder to go into, or a file or Zarr store."""
+    path = Path(item.path)
+    if not item.is_dir() or is_zarr(path) or kind_of(path) == "zarr":
+        names.append(path)
+    elif (path / _RECORD).is_file():
+        skipped.add("folders of results", path)
+    else:
+        folders.append(path)
 
 
 def _items(place: Path, skipped: Skipped) -> list[os.DirEntry[str]]:
     try:
         return sorted(os.scandir(place), key=lambda item: item.name)
     except PermissionError:
-        skipped.add("folders that may not be read", place, warn=True)
+        skipped.add(_CLOSED, place, warn=True)
         return []
 
 

@@ -112,7 +112,12 @@ def read_status(output: Path) -> RunStatus:
     states, places = read_events(output), plan.get("places", {})
     tomograms = [
         _tomogram(
-            output / name, states[name], outputs, places.get(name, {}), is_alive=driver is not None
+            name,
+            output / name,
+            states[name],
+            outputs,
+            places.get(name, {}),
+            is_alive=driver is not None,
         )
         for name, outputs in plan["tomograms"].items()
     ]
@@ -120,6 +125,7 @@ def read_status(output: Path) -> RunStatus:
 
 
 def _tomogram(
+    name: str,
     folder: Path,
     state: TomogramState,
     outputs: list[str],
@@ -130,24 +136,24 @@ def _tomogram(
     """Bring together what the journal says and what is on disk."""
     now = "stopped" if state.state == "running" and not is_alive else state.state
     earlier = StageRecord(folder).outputs()
-    earlier += [name for name, place in places.items() if Path(place["path"]).exists()]
+    earlier += [one for one, place in places.items() if Path(place["path"]).exists()]
     found = []
-    missing = [name for name in outputs if name not in state.outputs]
-    for name in outputs:
-        partial = Path(places[name]["partial"]) if name in places else folder / f"{name}.partial"
-        if name in state.outputs:
-            found.append(OutputStatus(name, "done"))
-        elif now == "failed" and name == missing[0]:
-            found.append(OutputStatus(name, "failed", *_windows(partial)))
+    missing = [one for one in outputs if one not in state.outputs]
+    for one in outputs:
+        partial = Path(places[one]["partial"]) if one in places else folder / f"{one}.partial"
+        if one in state.outputs:
+            found.append(OutputStatus(one, "done"))
+        elif now == "failed" and one == missing[0]:
+            found.append(OutputStatus(one, "failed", *_windows(partial)))
         elif partial.is_dir():
             found.append(
-                OutputStatus(name, "running" if now == "running" else "stopped", *_windows(partial))
+                OutputStatus(one, "running" if now == "running" else "stopped", *_windows(partial))
             )
         else:
             nothing = "not made" if now == "failed" else "waiting"
-            found.append(OutputStatus(name, "earlier" if name in earlier else nothing))
+            found.append(OutputStatus(one, "earlier" if one in earlier else nothing))
     return TomogramStatus(
-        folder.name, now, tuple(found), state.picks, state.seconds, state.reason,
+        name, now, tuple(found), state.picks, state.seconds, state.reason,
         tuple(state.warnings),
     )  # fmt: skip
 
