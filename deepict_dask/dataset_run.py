@@ -51,7 +51,8 @@ class DatasetPlan:
     places: Mapping[str, Mapping[str, OutputPlace]] = field(default_factory=dict)
     """Where outputs are, if not at OUTPUT/TOMOGRAM/NAME and made in NAME.partial beside it."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What else is written down for the report: ``config``, ``inputs`` (file by tomogram)."""
+    """What else is written down for the report: ``config``, ``inputs`` (file by tomogram),
+    ``spacings`` (Å, of those that were told)."""
 
 
 class RunOne(Protocol):

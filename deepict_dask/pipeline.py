@@ -103,8 +103,18 @@ def _dataset_plan(config: RunConfig, entries: Sequence[TomogramEntry]) -> Datase
         facts={
             "config": config.model_dump(mode="json", by_alias=True),
             "inputs": {entry.name: str(entry.path.absolute()) for entry in entries},
+            "spacings": {
+                entry.name: spacing
+                for entry in entries
+                if (spacing := _spacing_of(config, entry)) is not None
+            },
         },
     )
+
+
+def _spacing_of(config: RunConfig, entry: TomogramEntry) -> float | None:
+    """Return the voxel spacing (Å) that a run was told; None where the header's counts."""
+    return config.voxel_spacing_angstrom or entry.voxel_spacing_angstrom
 
 
 @dataclass(frozen=True)
@@ -119,8 +129,7 @@ class _Maker:
         """Run all stages of one tomogram."""
         entry = self.entries[name]
         _check_file(entry)
-        spacing = self.config.voxel_spacing_angstrom or entry.voxel_spacing_angstrom
-        session = replace(session, voxel_spacing_angstrom=spacing)
+        session = replace(session, voxel_spacing_angstrom=_spacing_of(self.config, entry))
         folder = self.config.output / name
         folder.mkdir(parents=True, exist_ok=True)
         record = StageRecord(folder, made)

@@ -245,12 +245,14 @@ def config(tmp_path):
 
 def test_a_run_leaves_its_report_with_settings_and_inputs(two_workers, config):
     said: list[str] = []
+    config = config.model_copy(update={"voxel_spacing_angstrom": 13.5})  # the header says 13.48
     report = run_pipeline(Session(two_workers), config, say=said.append)
     page = Page(config.output / "report.html")
     assert f"report in {config.output / 'report.html'}" in said
     n_picks = report.tomograms[0].n_picks["picks_ribosome"]
     assert n_picks > 0
     assert f"{n_picks} picks" in page.text
+    assert "13.5 Å" in page.text
     assert str(config.tomograms) in page.text
     assert "model: demo_ribosome_fas" in page.text
     assert "score maps: not stored (keep_scores: false)" in page.text

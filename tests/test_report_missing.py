@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+import tempfile
+
 import mrcfile
 import numpy as np
 import pytest
@@ -19,7 +24,12 @@ from report_scenes import (
 )
 
 from deepict_dask.core.errors import ConfigError
+from deepict_dask.models.checkpoint import save_model
+from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
 from deepict_dask.report import write_report
+from deepict_dask.report.sources import read_source
+from deepict_dask.report.write import _key_of
+from deepict_dask.viewing import scenes_of
 
 __all__ = ["run"]
 
@@ -38,6 +48,13 @@ def test_a_tomogram_without_picks_says_so(tmp_path):
     page = Page(write_report(folder, tomogram=write_volume(tmp_path / "t.zarr", volume())))
     assert "No clusters to count." in page.text
     assert "nothing was picked" in page.text
+
+
+def test_a_method_that_picked_nothing_says_so_too(tmp_path):
+    folder = write_picks(tmp_path / "picks", n=0, method="mp-nms")
+    page = Page(write_report(folder, tomogram=write_volume(tmp_path / "t.zarr", volume())))
+    assert "segmentation: the method mp-nms makes none" in page.text
+    assert "nothing was picked: no pick is within the limits" in page.text
 
 
 def test_a_run_in_the_middle_says_what_is_not_there_yet(tmp_path):
@@ -110,6 +127,67 @@ def test_a_run_with_a_config_of_deepict_shows_its_volumes_and_counts(tmp_path):
     (layer,) = page.data["layers"]
     assert layer["name"] == "post_processed_prediction.mrc from 0.5"
     assert sum(uri is not None for uri in layer["z"]) == len(balls().any(axis=(1, 2)).nonzero()[0])
+
+
+def test_a_page_follows_the_volumes_of_deepict_and_its_filtered_tomogram_is_no_mask(tmp_path):
+    places = {}
+    for name in ("TS_1_filtered.mrc", "TS_1_pred.mrc"):
+        mrcfile.write(tmp_path / name, balls().astype("float32"), voxel_size=SPACING)
+        places[name] = {"path": str(tmp_path / name), "partial": str(tmp_path / "work")}
+    write_plan(
+        tmp_path / "out", {"TS_1": list(places)},
+        [*({"tomogram": "TS_1", "output": name} for name in places),
+         {"tomogram": "TS_1", "state": "done", "picks": {}, "seconds": 1.0}],
+        config={"output_dir": "out"}, places={"TS_1": places},
+        inputs={"TS_1": str(write_volume(tmp_path / "t.zarr", volume()))},
+    )  # fmt: skip
+    run = read_source(tmp_path / "out")
+    (tomogram,) = run.tomograms
+    assert [*tomogram.volumes] == ["TS_1_pred.mrc"]
+    before = _key_of(run, tomogram)
+    os.utime(tmp_path / "TS_1_pred.mrc", (1, 1))
+    assert _key_of(run, tomogram) != before
+
+
+def test_a_packed_tomogram_is_unpacked_for_the_report_only(tmp_path, monkeypatch):
+    elsewhere, packed = tmp_path / "tmp", tmp_path / "t.mrc.gz"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    mrcfile.write(tmp_path / "t.mrc", volume().astype("float32"), voxel_size=SPACING)
+    packed.write_bytes(gzip.compress((tmp_path / "t.mrc").read_bytes()))
+    folder = write_picks(tmp_path / "picks")
+    before = {path.name for path in folder.iterdir()}
+    page = Page(write_report(folder, tomogram=packed))
+    assert page.data["layers"]
+    assert {path.name for path in folder.iterdir()} == before | {"report.html"}
+    (scene,) = scenes_of(folder, tomogram=packed)
+    assert scene.image == packed
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_the_voxel_spacing_that_a_run_was_told_is_shown_not_the_headers(tmp_path):
+    output = write_run(tmp_path)
+    plan = output / ".deepict-dask/plan.json"
+    facts = json.loads(plan.read_text()) | {"spacings": {"TS_1": 2 * SPACING}}
+    plan.write_text(json.dumps(facts))
+    assert f"{2 * SPACING:g} Å" in Page(write_report(output)).text
+    (scene,) = scenes_of(output)
+    assert scene.voxel_spacing_angstrom == 2 * SPACING
+
+
+def test_a_target_in_a_models_card_is_drawn(tmp_path):
+    frequency = (np.arange(1, 20) / (48 * SPACING)).tolist()
+    target = {"frequency_per_angstrom": frequency, "intensity": (1 / np.arange(1, 20)).tolist()}
+    said = {"target": target, "cutoff": None, "smoothing": 0.0, "compat": None}
+    model = tmp_path / "m.safetensors"
+    save_model(
+        model, UNet3D(UNet3DSettings(1, 1, 1)), class_names=["a"], voxel_spacing_angstrom=SPACING,
+        card={"equalization": said},
+    )  # fmt: skip
+    output = write_run(tmp_path, config={"equalize": {"target": str(model)}})
+    text = Page(write_report(output)).text
+    assert "tomogram equalized target" in text
+    assert "the target spectrum is not shown" not in text
 
 
 def test_a_tomogram_that_is_not_there_is_refused(tmp_path, run):

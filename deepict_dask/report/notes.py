@@ -78,13 +78,12 @@ def _of_picks(picks: PicksSource) -> Iterator[str]:
                 f"{picks.name}: region {region}: this tomogram has no mask of it, so it did not "
                 "restrict the picks"
             )
-    if settings.get("method", "components") != "components":
-        yield (
-            f"{picks.name}: segmentation, cluster sizes and distances: "
-            f"the method {settings['method']} makes none"
-        )
-    elif picks.n_picks == 0:
-        yield f"{picks.name}: nothing was picked: no cluster is within the limits and the regions"
+    of_components = settings.get("method", "components") == "components"
+    if not of_components:
+        yield f"{picks.name}: segmentation: the method {settings['method']} makes none"
+    if picks.n_picks == 0:
+        what = "cluster" if of_components else "pick"
+        yield f"{picks.name}: nothing was picked: no {what} is within the limits and the regions"
 
 
 def _wanted_regions(settings: dict[str, Any]) -> list[str]:

@@ -72,6 +72,8 @@ class TomogramSource:
     seconds: float | None = None
     tomogram: Path | None = None
     """The file, None where it is not known."""
+    voxel_spacing_angstrom: float | None = None
+    """Of the tomogram, Å, as the run was told; None where its header counts."""
     outputs: tuple[OutputStatus, ...] = ()
     picks: tuple[PicksSource, ...] = ()
     expected_picks: tuple[str, ...] = ()
@@ -177,11 +179,14 @@ def read_source(folder: Path, *, tomogram: Path | None = None) -> RunSource:
         if not tomogram.exists():
             raise _no_tomogram(tomogram)
         inputs = {status.tomograms[0].tomogram: str(tomogram)}
-    places = status.plan.get("places", {})
+    places, spacings = status.plan.get("places", {}), status.plan.get("spacings", {})
     found = [
-        _tomogram(folder / one.tomogram, one, inputs, places.get(one.tomogram, {}))
+        _tomogram(
+            folder / one.tomogram, one, inputs, spacings.get(one.tomogram),
+            places.get(one.tomogram, {}),
+        )
         for one in status.tomograms
-    ]
+    ]  # fmt: skip
     plan = status.plan
     return RunSource(
         folder, "run", tuple(found), plan.get("versions", {}), plan.get("started", ""),
@@ -203,6 +208,7 @@ def _picks_alone(folder: Path, tomogram: Path | None) -> RunSource:
         "failed" if reason else "done",
         reason,
         tomogram=tomogram or (Path(given) if given else None),
+        voxel_spacing_angstrom=record.get("voxel_spacing_angstrom"),
         picks=() if reason else (one,),
         expected_picks=(one.name,),
     )
@@ -234,8 +240,9 @@ def _lists_gone(folder: Path) -> str:
 
 
 def _tomogram(
-    folder: Path, one: TomogramStatus, inputs: dict[str, str], places: dict[str, dict[str, str]]
-) -> TomogramSource:
+    folder: Path, one: TomogramStatus, inputs: dict[str, str], spacing: float | None,
+    places: dict[str, dict[str, str]],
+) -> TomogramSource:  # fmt: skip
     """Return one tomogram of a run with its finished folders of picks."""
     picks, damaged = [], []
     for each in one.outputs:
@@ -257,6 +264,7 @@ def _tomogram(
         one.reason,
         one.seconds,
         Path(inputs[one.tomogram]) if one.tomogram in inputs else None,
+        spacing,
         one.outputs,
         tuple(picks),
         (*(o.output for o in one.outputs if o.output.startswith(_PICKS)), *one.picks),
@@ -265,10 +273,15 @@ def _tomogram(
         {
             each.output: Path(places[each.output]["path"])
             for each in one.outputs
-            if each.state == "done" and each.output in places and each.output.endswith(".mrc")
+            if each.state == "done" and each.output in places and _is_overlay(each.output)
         },
         one.warnings,
     )
+
+
+def _is_overlay(output: str) -> bool:
+    """Say whether a file of DeePiCt's is of scores or a mask: a filtered tomogram is neither."""
+    return output.endswith(".mrc") and not output.endswith("_filtered.mrc")
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from .viewer import COLOURS, make_viewer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..core.spectrum import Spectrum
     from .sources import PicksSource, RunSource, TomogramSource
     from .viewer import Viewer
 
@@ -177,8 +178,10 @@ def _spectrum(run: RunSource, source: TomogramSource) -> tuple[Html | None, list
     """Return the spectrum before and after equalization with the target, and what is missing."""
     notes: list[str] = []
     curves = []
-    for name, path in (("tomogram", source.tomogram), ("equalized", source.equalized)):
-        curve = _curve(path, notes)
+    told = source.voxel_spacing_angstrom
+    volumes = (("tomogram", source.tomogram, told), ("equalized", source.equalized, None))
+    for name, path, spacing in volumes:
+        curve = _curve(path, spacing, notes)
         if curve is not None:
             curves.append((name, curve))
     is_physical = all(curve.is_physical for _, curve in curves)
@@ -200,11 +203,12 @@ def _spectrum(run: RunSource, source: TomogramSource) -> tuple[Html | None, list
     ), notes
 
 
-def _curve(path: Path | None, notes: list[str]) -> Curve | None:
+def _curve(path: Path | None, spacing: float | None, notes: list[str]) -> Curve | None:
     if path is None or not path.exists():
         return None
     try:
-        return estimated_spectrum(open_volume(path, spacing_required=False))
+        reader = open_volume(path, spacing_required=False, voxel_spacing_angstrom=spacing)
+        return estimated_spectrum(reader)
     except DeepictError as error:
         notes.append(f"the spectrum of {path.name} is not shown: {error}")
     return None
@@ -216,7 +220,7 @@ def _target(run: RunSource, level: Curve, notes: list[str]) -> Curve | None:
     if not settings:
         return None
     try:
-        target = read_spectrum(Path(settings["target"]))
+        target = _read_target(Path(settings["target"]))
     except DeepictError as error:
         notes.append(f"the target spectrum is not shown: {error}")
         return None
@@ -227,6 +231,15 @@ def _target(run: RunSource, level: Curve, notes: list[str]) -> Curve | None:
         )
         return None
     return scaled_target(target, level)
+
+
+def _read_target(path: Path) -> Spectrum:
+    """Return the spectrum of a table, or of a model's card."""
+    if path.suffix != ".safetensors":
+        return read_spectrum(path)
+    from ..jobs.equalize import spectrum_of_model
+
+    return spectrum_of_model(path)[0]
 
 
 def _notes(notes: list[str]) -> Html:

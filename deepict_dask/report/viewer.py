@@ -96,7 +96,7 @@ def _background(source: TomogramSource, viewer: Viewer) -> VolumeReader | None:
         if path is None:
             continue
         try:
-            reader = _open(path)
+            reader = _open(path, source.voxel_spacing_angstrom if kind == "tomogram" else None)
         except (DeepictError, OSError) as error:
             viewer.notes.append(f"the {kind} is not shown: {error}")
             continue
@@ -105,9 +105,11 @@ def _background(source: TomogramSource, viewer: Viewer) -> VolumeReader | None:
     return None
 
 
-def _open(path: Path) -> VolumeReader:
+def _open(path: Path, voxel_spacing_angstrom: float | None = None) -> VolumeReader:
     """Open a volume; of a score map with several classes the first."""
-    reader = open_volume(path, spacing_required=False)
+    reader = open_volume(
+        path, spacing_required=False, voxel_spacing_angstrom=voxel_spacing_angstrom
+    )
     names = reader.header.class_names
     if names:
         return open_volume(path, spacing_required=False, class_name=names[0])

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..core.errors import DeepictError
+from ..io.datasets.names import one_part
 from ..io.replace import replace_file
+from ..io.unpack import unpacked_for_now
 from .elements import element, join
 from .page import read_head, render
 from .run_page import run_part, settings_part
@@ -53,7 +55,8 @@ class _PageTask:
 
     def make(self) -> str | None:
         """Write the page; return the thumbnail."""
-        part = make_part(self.run, self.tomogram)
+        with unpacked_for_now(self.path.parent):
+            part = make_part(self.run, self.tomogram)
         back = element("a", f"← {self.run.folder.name}", href=f"../{REPORT}")
         body = join(element("nav", back), part.body, settings_part(self.run))
         page = render(
@@ -139,7 +142,8 @@ def write_report(
 
 def _one_page(run: RunSource) -> str:
     """Return the report of a single tomogram."""
-    part = make_part(run, run.tomograms[0])
+    with unpacked_for_now(run.folder):
+        part = make_part(run, run.tomograms[0])
     name = run.tomograms[0].name
     body = join(run_part(run, {name: part.thumbnail}, {}), part.body, settings_part(run))
     return render(title=f"Report: {run.folder.name}", body=body, thumbnail=part.thumbnail)
@@ -151,7 +155,7 @@ def _page_tasks(run: RunSource) -> list[_PageTask]:
     folder.mkdir(exist_ok=True)
     alone = replace(run, tomograms=())
     return [
-        _PageTask(alone, one, folder / f"{one.name}.html", _key_of(alone, one))
+        _PageTask(alone, one, folder / f"{one_part(one.name)}.html", _key_of(alone, one))
         for one in run.tomograms
         if one.state != "waiting"
     ]
@@ -160,7 +164,8 @@ def _page_tasks(run: RunSource) -> list[_PageTask]:
 def _key_of(run: RunSource, one: TomogramSource) -> str:
     """Return a key that changes with all that a page shows, but for how long a run took."""
     run, one = replace(run, started="", by={}), replace(one, seconds=None)
-    files = [one.tomogram, one.equalized, *one.score_maps, *one.regions.values()]
+    made = (*one.score_maps, *one.regions.values(), *one.volumes.values())
+    files = [one.tomogram, one.equalized, *made]
     facts = [__version__, asdict(run), asdict(one), [_stamp(path) for path in files if path]]
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

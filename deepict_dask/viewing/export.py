@@ -20,12 +20,14 @@ from ..core.errors import DeepictError
 from ..core.geometry import Box, Grid
 from ..core.ops import ChunkOp
 from ..engine import check_budget, fingerprint, map_chunks, request_key
+from ..io.datasets.names import one_part
 from ..io.ome_labels import finish_image, finish_labels, list_labels, read_note
 from ..io.ome_zarr import open_ome_zarr
 from ..io.ome_zarr_write import PACKING_BYTES, create_ome_zarr, level_writers
 from ..io.picks_formats.napari import napari_points_pieces
 from ..io.pyramid import level_factors
 from ..io.replace import replace_file
+from ..io.unpack import unpacked_for_now
 from ..jobs.convert import CopyOp
 from ..jobs.pyramid import open_marks, write_levels
 from ..jobs.volume_output import can_be_opened, volume_output
@@ -116,12 +118,19 @@ def export_scene(session: Session, scene: Scene, folder: Path) -> ExportedScene:
         A volume cannot be read; what is finished is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    store = folder.absolute() / f"{scene.name}.zarr"
+    with unpacked_for_now(folder.absolute()):
+        return _exported(session, scene, folder)
+
+
+def _exported(session: Session, scene: Scene, folder: Path) -> ExportedScene:
+    """Make what is not there yet, or not of these settings."""
+    name = one_part(scene.name)
+    store = folder.absolute() / f"{name}.zarr"
     image = open_any(scene.image.absolute())
     layers, notes = _readable(scene, image.header.shape)
     request = {
         "job": "view", "format": _FORMAT, "image": fingerprint(scene.image),
-        "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom,
+        "chunks": session.chunks, "spacing": _spacing_of(session, scene),
         "labels": [(repr(layer), fingerprint(layer.path)) for layer, _ in layers],
     }  # fmt: skip
     key = request_key(request)
@@ -133,10 +142,15 @@ def export_scene(session: Session, scene: Scene, folder: Path) -> ExportedScene:
     points = {
         one.name: path
         for one in scene.points
-        if (path := _write_points(one, folder / f"{scene.name}.{one.name}.points.csv", store))
+        if (path := _write_points(one, folder / f"{name}.{one.name}.points.csv", store))
     }
     notes += [f"{one.name}: has no picks" for one in scene.points if one.name not in points]
     return ExportedScene(scene, store, points, (*scene.notes, *notes))
+
+
+def _spacing_of(session: Session, scene: Scene) -> float | None:
+    """Return the voxel spacing (Å) that is given now, or was given to the run."""
+    return session.voxel_spacing_angstrom or scene.voxel_spacing_angstrom
 
 
 def _readable(scene: Scene, shape: Vec) -> tuple[list[tuple[LabelLayer, VolumeReader]], list[str]]:
@@ -170,8 +184,8 @@ def _write_store(  # noqa: PLR0917 - private
     shown = replace(session, progress=session.progress.named(scene.name))
     store = output.store
     header = replace(image.header, class_names=())
-    if session.voxel_spacing_angstrom is not None:
-        header = replace(header, voxel_spacing_angstrom=session.voxel_spacing_angstrom)
+    if (spacing := _spacing_of(session, scene)) is not None:
+        header = replace(header, voxel_spacing_angstrom=spacing)
     sink = output.sink(header, session.chunks, None, "mean")
     grid = Grid(header.shape, sink.write_shape)
     op = CopyOp(header.dtype, source_dtype=header.dtype, name="copy")

@@ -8,10 +8,12 @@ overlap. Colours are those of the report.
 from __future__ import annotations
 
 import colorsys
+import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ..core.errors import ConfigError, DeepictError
+from ..io.unpack import unpacked_for_now
 from ..io.volumes import open_volume
 from ..report.sources import read_source
 from ..report.viewer import COLOURS, REGION_COLOURS
@@ -68,6 +70,8 @@ class Scene:
     points: tuple[PointsLayer, ...] = ()
     notes: list[str] = field(default_factory=list)
     """What is not shown, and why."""
+    voxel_spacing_angstrom: float | None = None
+    """Of the image, Å, where the run was told another than its header's."""
 
 
 def scenes_of(
@@ -122,7 +126,8 @@ def _scene(source: TomogramSource) -> Scene | None:
         for i, one in enumerate(source.picks)
         if (one.folder / "picks.csv").is_file()
     ]
-    return Scene(source.name, image, tuple(_labels(source)), tuple(points), notes)
+    spacing = source.voxel_spacing_angstrom if image == source.tomogram else None
+    return Scene(source.name, image, tuple(_labels(source)), tuple(points), notes, spacing)
 
 
 def _image(source: TomogramSource, notes: list[str]) -> Path | None:
@@ -131,7 +136,8 @@ def _image(source: TomogramSource, notes: list[str]) -> Path | None:
         if path is None:
             continue
         try:
-            open_any(path)
+            with unpacked_for_now(tempfile.gettempdir()):
+                open_any(path)
         except (DeepictError, OSError) as error:
             notes.append(f"{source.name}: not shown: {error}")
         else:
