@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -109,6 +110,17 @@ def test_jobs_that_fail_again_and_again_end_the_wait(pool):
         tend(pool, later=30)
     with pytest.raises(ClusterError, match="3 jobs of Slurm ended before a worker came"):
         pool.wait()
+
+
+def test_an_interrupt_while_jobs_are_sent_cancels_them():
+    closed = []
+    pool = SimpleNamespace(
+        problem=None, start=lambda: signal.raise_signal(signal.SIGINT),
+        close=lambda: closed.append(True),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt), _kept(pool):
+        raise AssertionError("the work has begun")
+    assert closed == [True]
 
 
 def test_a_wait_that_is_too_long_ends_with_what_the_queue_says(pool):

@@ -11,6 +11,7 @@ from deepict_dask.core.geometry import Box
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.engine import StagedOutput
 from deepict_dask.engine.reduce import SpillFolder, TreeNode
+from deepict_dask.engine.staging import swept
 from deepict_dask.io import ome_zarr_write
 from deepict_dask.io.zarr_array import open_array
 from deepict_dask.jobs.volume_output import VolumeOutput
@@ -61,3 +62,19 @@ def test_a_write_that_ends_after_the_output_was_finished_leaves_nothing(tmp_path
         monkeypatch.setattr(ome_zarr_write, "open_array", finished_meanwhile)
         writer.write(whole, np.ones((8, 8, 8), "float32"))
         assert [path.name for path in tmp_path.glob("*.zarr*") if path.is_dir()] == ["scores.zarr"]
+
+
+def test_what_an_earlier_run_sweeps_is_not_what_the_next_one_makes(tmp_path):
+    path = tmp_path / "picks"
+    partial = path.with_name("picks.partial")
+    with swept():
+        with StagedOutput(path, "a" * 64):
+            pass
+        (partial / "late").mkdir(parents=True)  # by a task that nobody waited for
+    assert not partial.exists()
+    with swept():  # by a run whose jobs take long to end
+        with StagedOutput(path, "a" * 64):
+            pass
+        partial.mkdir()
+        (partial / ".request").write_text("b" * 64)  # by another process, which has begun
+    assert partial.exists()

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from dataset_scenes import config_of, threshold_of, write_network, write_tomogram
+from staging_scenes import make
 
 from deepict_dask.core.errors import LedgerError
 from deepict_dask.engine.output_lock import OutputLock, living_holder
@@ -88,3 +89,10 @@ def test_a_driver_elsewhere_counts_as_alive_while_its_file_is_fresh(tmp_path, mo
         old = time.time() - 3600
         os.utime(path, (old, old))
         assert living_holder(path) is None
+
+
+def test_an_output_is_made_where_the_file_system_has_no_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", no_flock)
+    make(tmp_path / "picks")
+    assert (tmp_path / "picks/picks.csv").read_text() == "finished"
+    assert [path.name for path in tmp_path.iterdir()] == ["picks"]

@@ -170,9 +170,9 @@ def _scheduler(profile: ClusterProfile) -> Iterator[Any]:
 @contextmanager
 def _kept(pool: JobPool) -> Iterator[None]:
     """Keep jobs running until the block ends; say why there are no workers where there are none."""
-    with interrupts_held():
-        pool.start()
     try:
+        with interrupts_held():  # raises at its end: jobs that were sent by then are cancelled
+            pool.start()
         yield
     except Exception as error:
         if pool.problem is not None and not isinstance(error, ClusterError):

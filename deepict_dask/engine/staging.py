@@ -68,12 +68,17 @@ def _remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def swept() -> Iterator[None]:
-    """Remove abandoned partial folders for good, once the workers are gone."""
+    """Remove abandoned partial folders for good, once the workers are gone.
+
+    One with a note is another run's, which has begun there since.
+    """
     try:
         yield
     finally:
         while _ABANDONED:
-            shutil.rmtree(_ABANDONED.pop(), ignore_errors=True)
+            partial = _ABANDONED.pop()
+            if not (partial / ".request").exists():
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 class StagedOutput:
@@ -238,6 +243,8 @@ class StagedOutput:
             ours = os.fstat(lock).st_nlink > 0  # another run may have ended in between
         except BlockingIOError:
             ours = False
+        except OSError:  # no such locks on this file system: go on without
+            ours = True
         if not ours:
             os.close(lock)
             raise LedgerError(

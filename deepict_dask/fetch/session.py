@@ -273,7 +273,7 @@ def _missing(offers: Sequence[Offer], folder: Path, *, overwrite: bool) -> list[
     different = [
         offer
         for offer in offers
-        if (folder / offer.remote.path).exists() and not _is_whole(offer, folder)
+        if (folder / offer.remote.path).exists() and not _is_whole(offer, folder, again=overwrite)
     ]
     if different and not overwrite:
         head = (
@@ -286,13 +286,17 @@ def _missing(offers: Sequence[Offer], folder: Path, *, overwrite: bool) -> list[
     return [offer for offer in offers if id(offer) in wanted]
 
 
-def _is_whole(offer: Offer, folder: Path) -> bool:
-    """Say whether the file here is the server's, as far as size and checksum tell."""
+def _is_whole(offer: Offer, folder: Path, *, again: bool) -> bool:
+    """Say whether the file here is the server's, as far as size and checksum tell.
+
+    Where the server tells neither, a file of this name is whole, since it got the name when it was;
+    ``again`` fetches it once more.
+    """
     path, checksum = folder / offer.remote.path, offer.remote.checksum
     if not path.is_file():
         raise FetchError(f"{path}: expected a file or nothing, found a folder; move it away")
     if offer.size_bytes is None and checksum is None:
-        return False
+        return not again
     same_size = offer.size_bytes in (None, path.stat().st_size)
     return same_size and (checksum is None or checksum.matches(path))
 
