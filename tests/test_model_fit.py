@@ -10,6 +10,7 @@ from dataclasses import replace
 import mrcfile
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from deepict_dask.cli import app
@@ -77,9 +78,12 @@ def card_of(target, cutoff=None, compat=None):
 
 
 def write_models(folder, name, card):
+    torch.manual_seed(0)  # of any weights some answer the same to everything
     solid = UNet3D(UNet3DSettings(depth=1, initial_features=2))
     flat = UNet2D(UNet2DSettings(depth=1, initial_features=2))
     for ending, network in (("", solid), ("_2d", flat)):
+        for weights in network.parameters():
+            torch.nn.init.normal_(weights, std=0.2)
         save_model(
             folder / f"{name}{ending}.safetensors", network, class_names=["a"],
             voxel_spacing_angstrom=SPACING, card=card,
