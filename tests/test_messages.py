@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import mrcfile
 import numpy as np
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -58,6 +59,7 @@ def scene(tmp_path):
         with mrcfile.new(tmp_path / f"{name}.mrc") as mrc:
             mrc.set_data(rng.normal(size=(32, 32, 32)).astype("float32"))
             mrc.voxel_size = 5.0
+    torch.manual_seed(0)
     network = UNet3D(UNet3DSettings(depth=1, initial_features=2))
     save_model(tmp_path / "m.safetensors", network, class_names=["a"], voxel_spacing_angstrom=10.0)
     (tmp_path / "table.csv").write_text("name,tomogram\nA,a.mrc\nB,b.mrc\n")
