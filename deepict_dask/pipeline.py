@@ -106,15 +106,10 @@ def _dataset_plan(config: RunConfig, entries: Sequence[TomogramEntry]) -> Datase
             "spacings": {
                 entry.name: spacing
                 for entry in entries
-                if (spacing := _spacing_of(config, entry)) is not None
+                if (spacing := entry.told_spacing(config.voxel_spacing_angstrom)) is not None
             },
         },
     )
-
-
-def _spacing_of(config: RunConfig, entry: TomogramEntry) -> float | None:
-    """Return the voxel spacing (Å) that a run was told; None where the header's counts."""
-    return config.voxel_spacing_angstrom or entry.voxel_spacing_angstrom
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,8 @@ class _Maker:
         """Run all stages of one tomogram."""
         entry = self.entries[name]
         _check_file(entry)
-        session = replace(session, voxel_spacing_angstrom=_spacing_of(self.config, entry))
+        spacing = entry.told_spacing(self.config.voxel_spacing_angstrom)
+        session = replace(session, voxel_spacing_angstrom=spacing)
         folder = self.config.output / name
         folder.mkdir(parents=True, exist_ok=True)
         record = StageRecord(folder, made)

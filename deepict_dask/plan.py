@@ -89,7 +89,7 @@ def _plan_one(
     """Plan the stages of one tomogram."""
     worker_bytes = place.worker_bytes
     with tempfile.TemporaryDirectory(prefix="deepict-dask-") as scratch:
-        spacing = config.voxel_spacing_angstrom or entry.voxel_spacing_angstrom
+        spacing = entry.told_spacing(config.voxel_spacing_angstrom)
         reader = open_volume(
             entry.path, scratch=scratch, voxel_spacing_angstrom=spacing,
             spacing_required=_needs_spacing(config),

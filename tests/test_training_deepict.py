@@ -121,7 +121,7 @@ def test_a_3d_config_of_deepict_trains_and_leaves_its_checkpoint(cells):
     assert "is there and is not trained again" in command(path).output
 
 
-def test_a_training_that_is_forced_is_trained_again_but_goes_on_after_a_kill(cells):
+def test_a_training_that_is_forced_is_trained_again_though_it_is_up_to_date(cells):
     path, made = deepict_3d(cells), cells / "out/models/cube/model.safetensors"
     assert command(path).exit_code == 0
     first = made.stat().st_mtime_ns

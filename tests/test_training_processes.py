@@ -1,4 +1,4 @@
-"""What several processes of one training must not all do, and what they wait for."""
+"""Several processes of one training: what one alone does, what they wait for, what they learn."""
 
 from __future__ import annotations
 

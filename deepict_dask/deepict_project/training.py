@@ -21,7 +21,7 @@ from ..config import read_config_file, settings_from
 from ..config.training import TrainConfig
 from ..core.errors import ConfigError
 from ..io.csv_text import csv_of_dicts
-from ..io.datasets.names import one_part
+from ..io.datasets.names import as_file_name
 from ..io.replace import replace_file
 from .findings import Findings
 from .keys import Schema, read_values
@@ -276,7 +276,7 @@ def _row(
             f"tomos_sets.training_list, found {len(rows) or 'none'}"
         )
         return {}
-    return {"name": one_part(name), **_cells(table, rows[0], name, columns, findings)}
+    return {"name": as_file_name(name), **_cells(table, rows[0], name, columns, findings)}
 
 
 def _cells(

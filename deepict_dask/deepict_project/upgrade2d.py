@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError
-from ..io.datasets.names import one_part
+from ..io.datasets.names import as_file_name
 from .upgrade3d import quoted
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def rows_2d(project: Project2D, here: Callable[[Path, str], str]) -> list[dict[s
         Writes a path of the old config for the new one.
     """
     return [
-        {"name": one_part(tomogram.name), "tomogram": here(project.base, str(tomogram.path))}
+        {"name": as_file_name(tomogram.name), "tomogram": here(project.base, str(tomogram.path))}
         for tomogram in project.tomograms
     ]
 

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..io.datasets.names import one_part
+from ..io.datasets.names import as_file_name
 from .project3d import REGION
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ def rows_3d(project: Project3D, here: Callable[[Path, str], str]) -> list[dict[s
     }
     rows = []
     for tomogram in project.tomograms:
-        row = {"name": one_part(tomogram.name), "tomogram": here(project.base, str(tomogram.path))}
+        row = {
+            "name": as_file_name(tomogram.name),
+            "tomogram": here(project.base, str(tomogram.path)),
+        }
         for column, field in files.items():
             path = getattr(tomogram, field)
             if any(getattr(other, field) is not None for other in project.tomograms):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..core.errors import DeepictError
-from ..io.datasets.names import one_part
+from ..io.datasets.names import as_file_name
 from ..io.replace import replace_file
 from ..io.unpack import unpacked_for_now
 from .elements import element, join
@@ -155,7 +155,7 @@ def _page_tasks(run: RunSource) -> list[_PageTask]:
     folder.mkdir(exist_ok=True)
     alone = replace(run, tomograms=())
     return [
-        _PageTask(alone, one, folder / f"{one_part(one.name)}.html", _key_of(alone, one))
+        _PageTask(alone, one, folder / f"{as_file_name(one.name)}.html", _key_of(alone, one))
         for one in run.tomograms
         if one.state != "waiting"
     ]

@@ -145,7 +145,7 @@ def _open(
 
     path = entry.path.absolute()
     reader = open_volume(
-        path, voxel_spacing_angstrom=config.voxel_spacing_angstrom or entry.voxel_spacing_angstrom
+        path, voxel_spacing_angstrom=entry.told_spacing(config.voxel_spacing_angstrom)
     )
     statistics = _measured(reader)
     statistics.require_finite(str(path))

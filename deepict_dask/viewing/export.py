@@ -20,7 +20,7 @@ from ..core.errors import DeepictError
 from ..core.geometry import Box, Grid
 from ..core.ops import ChunkOp
 from ..engine import check_budget, fingerprint, map_chunks, request_key
-from ..io.datasets.names import one_part
+from ..io.datasets.names import as_file_name
 from ..io.ome_labels import finish_image, finish_labels, list_labels, read_note
 from ..io.ome_zarr import open_ome_zarr
 from ..io.ome_zarr_write import PACKING_BYTES, create_ome_zarr, level_writers
@@ -124,7 +124,7 @@ def export_scene(session: Session, scene: Scene, folder: Path) -> ExportedScene:
 
 def _exported(session: Session, scene: Scene, folder: Path) -> ExportedScene:
     """Make what is not there yet, or not of these settings."""
-    name = one_part(scene.name)
+    name = as_file_name(scene.name)
     store = folder.absolute() / f"{name}.zarr"
     image = open_any(scene.image.absolute())
     layers, notes = _readable(scene, image.header.shape)

@@ -40,6 +40,23 @@ class TomogramEntry:
         """Return a further file of this tomogram, None where the cell is empty."""
         return self.files.get(column)
 
+    def told_spacing(self, of_config: float | None) -> float | None:
+        """Return the voxel spacing (Å) that counts instead of the header's, None for the header's.
+
+        Parameters
+        ----------
+        of_config
+            What a config says of all tomograms; it comes before what the source says.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> entry = TomogramEntry("TS_001", Path("TS_001.rec"), voxel_spacing_angstrom=10.0)
+        >>> entry.told_spacing(None), entry.told_spacing(13.48)
+        (10.0, 13.48)
+        """
+        return of_config or self.voxel_spacing_angstrom
+
 
 @dataclass(frozen=True)
 class Dataset:

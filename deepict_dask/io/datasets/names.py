@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from .entry import TomogramEntry
 
 __all__ = [
+    "as_file_name",
     "check_names",
     "distinct_names",
     "is_folder_name",
-    "one_part",
     "short_name",
     "shortest_keys",
     "stays_inside",
@@ -132,12 +132,12 @@ def is_folder_name(name: str) -> bool:
     return stays_inside(name) and len(Path(name).parts) == 1
 
 
-def one_part(name: str) -> str:
-    """Return a name for one file or folder, of a tomogram whose folder may lie in others.
+def as_file_name(name: str) -> str:
+    """Return a tomogram's name for a file: DeePiCt's may be of folders in folders.
 
     Examples
     --------
-    >>> one_part("180426/004")
+    >>> as_file_name("180426/004")
     '180426_004'
     """
     return name.replace("/", "_")

@@ -62,7 +62,7 @@ def open_lists(config: TrainConfig, output: Path) -> RoundLists:
 
 def _measures(config: TrainConfig, entry: TomogramEntry) -> tuple[Vec, float]:
     """Return a tomogram's shape and the edge of its voxels in Å."""
-    spacing = config.voxel_spacing_angstrom or entry.voxel_spacing_angstrom
+    spacing = entry.told_spacing(config.voxel_spacing_angstrom)
     header = open_volume(entry.path, voxel_spacing_angstrom=spacing).header
     return header.shape, float(header.voxel_spacing_angstrom or 0)
 

@@ -151,7 +151,7 @@ def equalize_training(session: Session, config: TrainConfig) -> TrainConfig:
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for entry in list_tomograms(config.tomograms):
-        spacing = config.voxel_spacing_angstrom or entry.voxel_spacing_angstrom
+        spacing = entry.told_spacing(config.voxel_spacing_angstrom)
         one = replace(session, voxel_spacing_angstrom=spacing, overwrite=True)
         made = _equalized(one, entry, folder, config)
         rows.append(_row(entry, made, config))
