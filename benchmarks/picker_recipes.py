@@ -69,7 +69,7 @@ RECIPES: dict[str, Recipe] = {
         },
     },
     # published: 24 to 108 channels, batches of 8, 60 epochs of all particles, float32, AdamW along
-    # one cycle (0.73 of the ribosomes after the same time); small turns and changes of size, which
+    # one cycle (F1 of ribosomes 0.73 after the same time); small turns and changes of size, which
     # are interpolated, so that a step takes an eighth longer
     "DeepETPicker": {
         "recipe": "deepetpicker",
@@ -79,6 +79,7 @@ RECIPES: dict[str, Recipe] = {
         "optimizer": {
             "optimizer": "muon", "learning_rate": 0.02, "schedule": "cosine",
             "weight_averaging": 0.998, "batch_size": 2, "precision": "bfloat16", "epochs": 1000,
+            "patches_apart": True,
         },
     },
 }  # fmt: skip

@@ -118,7 +118,7 @@ def _plan_one(
     unstored = unstored_models(config)
     for i, pick in enumerate(config.pick):
         name, model = pick_folder_of(pick, i), model_of_pick(config, pick)
-        reduction = LabelReduction(shape, SelectSettings(threshold=pick.threshold))
+        reduction = _planned_labelling(config, pick, shape)
         if pick.method != "components":
             lines.append(_plan_method(config, i, pick, shape, worker_bytes))
         elif model in unstored:
@@ -130,6 +130,21 @@ def _plan_one(
     if predicted:
         lines.append(_plan_one_pass(predicted, config.chunks, shape, place, many=many))
     return lines
+
+
+def _planned_labelling(config: RunConfig, pick: PickSettings, shape: Vec) -> LabelReduction:
+    """Return how a pick section labels, with the masks it may need at a byte a voxel each."""
+    needed = {contact.region for contact in pick.all_contacts}
+    needed |= set(pick.distances or ())
+    if pick.distances is None:
+        needed |= {region.name for region in config.regions}
+    return LabelReduction(
+        shape,
+        SelectSettings(threshold=pick.threshold),
+        pick.connectivity,
+        n_regions=len(needed),
+        region_bytes=len(needed),
+    )
 
 
 def _needs_spacing(config: RunConfig) -> bool:

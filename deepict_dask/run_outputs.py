@@ -349,7 +349,7 @@ def _check_column(region: RegionSettings, entries: list[TomogramEntry]) -> None:
 
 
 def _check_classes(config: RunConfig) -> None:
-    """Refuse pick sections whose class no model has."""
+    """Refuse pick sections whose class no model has, or more than one."""
     known: list[str] = []
     for segment in config.segment:
         names = class_names_of(segment)
@@ -367,7 +367,20 @@ def _check_classes(config: RunConfig) -> None:
             raise ConfigError(f"{wanted}, found {pick.class_name}")
         if pick.class_name is None and len(known) > 1 and not together:
             raise ConfigError(f"{wanted}, found none")
+        _refuse_two_models(config, pick)
         check_pick_of(model_of_pick(config, pick), pick)
+
+
+def _refuse_two_models(config: RunConfig, pick: PickSettings) -> None:
+    """Refuse a class that more than one model has: nothing says whose scores are meant."""
+    known = {str(s.model): s.classes or class_names_of(s) for s in config.segment}
+    having = [model for model, names in known.items() if pick.class_name in names]
+    if len(having) > 1:
+        raise ConfigError(
+            f"pick: class: expected a class of one model, found {pick.class_name} of "
+            f"{' and '.join(having)}; give the classes names of their own "
+            "(class_names under segment)"
+        )
 
 
 def _refuse_idle(config: RunConfig) -> None:

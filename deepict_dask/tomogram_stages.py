@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .engine import StagedOutput, beside_torch, damage_in, fingerprint, request_key
 from .jobs.equalize import equalize_volume
 from .jobs.particle_lists.check import is_from_tiles
+from .jobs.picking.outputs import PICK_FILES
 from .jobs.picking.pick import pick_particles
 from .jobs.picking.predicted import PickSection, pick_predicted
 from .jobs.picking.tiles import pick_tiles
@@ -100,11 +101,12 @@ class TomogramStages:
         if not self.record.answers(output, key):
             self.record.promise(output, key)
             return False
-        damage = damage_in(self.folder / output)
+        damage = _damage_in_picks(self.folder / output) or damage_in(self.folder / output)
         news = f"is damaged and is made again: {damage}" if damage else "is up to date"
         self.say(f"{self.entry.name}: {output} {news}")
         if not damage:
-            StagedOutput(self.folder / output, key).clear_remains()
+            own = None if output.endswith(".zarr") else PICK_FILES
+            StagedOutput(self.folder / output, key, own=own).clear_remains()
             self.record.confirm(output)
             for text in self.record.warnings_of(output):  # it is not looked for again
                 self.session.warn(text)
@@ -129,7 +131,7 @@ class TomogramStages:
             return self.entry.path
         request = {
             "input": fingerprint(self.entry.path), "target": fingerprint(settings.target),
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude={"target"}),
         }  # fmt: skip
         return self._make(
             EQUALIZED,
@@ -158,7 +160,7 @@ class TomogramStages:
         region = self._compat_region(settings)
         return {
             "input": fingerprint(tomogram), "model": fingerprint(resolve_model(settings.model)),
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude={"model"}),
             "region": region and fingerprint(region),
         }  # fmt: skip
 
@@ -309,6 +311,14 @@ class TomogramStages:
         n_picks: int = json.loads((folder / "run.json").read_text())["n_picks"]
         self.say(f"{self.entry.name}: {n_picks} picks in {folder}")
         return n_picks
+
+
+def _damage_in_picks(folder: Path) -> str:
+    """Return which file a folder of picks lacks without which it is no result."""
+    if folder.suffix == ".zarr":
+        return ""
+    lacking = [name for name in ("picks.csv", "run.json") if not (folder / name).is_file()]
+    return f"it has no {' and no '.join(lacking)}" if lacking else ""
 
 
 def _regions_of(settings: PickSettings, masks: Mapping[str, Path]) -> dict[str, Path]:

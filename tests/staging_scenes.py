@@ -7,9 +7,9 @@ from deepict_dask.engine import StagedOutput
 ONE_KEY, OTHER_KEY = "1" * 64, "2" * 64
 
 
-def make(path, key=ONE_KEY, *, text="finished", overwrite=False):
+def make(path, key=ONE_KEY, *, text="finished", overwrite=False, own=None):
     """Make a folder with one file and the mark of a finished result."""
-    with StagedOutput(path, key, overwrite=overwrite) as staged:
+    with StagedOutput(path, key, overwrite=overwrite, own=own) as staged:
         (staged.folder / "picks.csv").write_text(text)
         (staged.folder / "run.json").write_text("{}")
         staged.commit()

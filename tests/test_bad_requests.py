@@ -49,6 +49,10 @@ BAD_CONFIGS = {
         {"pick": [{"contact_mode": "contact"}]},
         ("pick: contact_mode", "expected a region with it, found contact alone"),
     ),
+    "a distance for nothing": (
+        {"pick": [{"contact_distance": 25}]},
+        ("pick: contact_distance", "colocalization", "found intersection without a region"),
+    ),
     "region of nothing": (
         {"regions": [{"name": "cytosol"}]},
         ("regions.0", "expected one of path, column and model, found none"),
@@ -121,6 +125,7 @@ def test_a_run_of_a_missing_tomogram_names_it(model, tmp_path):
         (["--border", "1,2"], ("--border", "Z,Y,X", "'1,2'")),
         (["--contact-mode", "near"], ("contact_mode", "'colocalization'", "found 'near'")),
         (["--contact-distance", "-1"], ("contact_distance", "found -1")),
+        (["--contact-distance", "25"], ("--contact-distance", "colocalization", "others")),
         (["--format", "tif"], ("format", "'zarr' or 'mrc'", "found 'tif'")),
         (["--compat", "relion"], ("compat", "found 'relion'")),
         (["--voxel-spacing-angstrom", "0"], ("--voxel-spacing-angstrom", "'0'")),

@@ -48,7 +48,7 @@ def test_the_list_as_json_is_read_back(copick):
     first = found["tomograms"][0]
     assert (first["name"], first["shape"], first["readable"]) == ("TS_1", [3, 4, 5], True)
     assert (first["voxel_spacing_angstrom"], first["header_spacing_angstrom"]) == (10.0, 10.012)
-    assert set(first["picks"]) == {"ribosome"}
+    assert set(first["picks"]) == {"ann_2_ribosome", "bob_1_ribosome"}
     assert first["odd"] == []
 
 

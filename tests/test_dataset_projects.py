@@ -162,9 +162,17 @@ def test_a_copick_project_gives_runs_segmentations_and_picks(copick):
         "membrane": folder / "Segmentations" / "10.000_bob_1_membrane.zarr",
         "all": folder / "Segmentations" / "10.000_bob_1_all-multilabel.zarr",
     }
-    assert [path.name for path in first.picks["ribosome"]] == [
-        "ann_2_ribosome.json", "bob_1_ribosome.json",
-    ]  # fmt: skip
+
+
+def test_lists_of_one_object_keep_user_and_session_in_all_runs_where_one_has_two(copick):
+    lists = copick / "ExperimentRuns" / "TS_2" / "Picks"
+    touch(lists / "bob_1_fas.json", "{}")
+    (lists / "ann_2_ribosome.json").unlink()
+    found = by_name(copick)
+    assert {name: [path.name for path in paths] for name, paths in found["TS_1"].picks.items()} == {
+        "ann_2_ribosome": ["ann_2_ribosome.json"], "bob_1_ribosome": ["bob_1_ribosome.json"],
+    }  # fmt: skip
+    assert set(found["TS_2"].picks) == {"bob_1_ribosome", "fas"}
 
 
 def test_two_segmentations_of_one_name_keep_user_and_session(copick):
@@ -187,7 +195,7 @@ def test_overlay_and_static_roots_are_read_together(copick):
         copick.parent / "c.json",
         json.dumps({"overlay_root": str(overlay), "static_root": f"local://{copick}"}),
     )
-    assert set(by_name(config)["TS_1"].picks) == {"ribosome", "fas"}
+    assert set(by_name(config)["TS_1"].picks) == {"ann_2_ribosome", "bob_1_ribosome", "fas"}
 
 
 def test_roots_on_a_server_are_refused_or_left_out_aloud(copick):
@@ -237,6 +245,16 @@ def test_a_portal_folder_gives_one_tomogram_per_run_the_zarr_one(portal):
     assert [path.name for path in found["TS_026"].picks["cytosolic_ribosome"]] == [
         "cytosolic_ribosome-1.0_orientedpoint.ndjson"
     ]
+
+
+def test_two_annotations_of_one_object_keep_number_and_shape(portal):
+    home = portal / "TS_026" / "Reconstructions" / "VoxelSpacing13.480" / "Annotations"
+    touch(home / "130" / "cytosolic_ribosome-1.0_point.ndjson")
+    found = by_name(portal)
+    (number,) = {path.parent.name for path in home.glob("*/*_orientedpoint.ndjson")}
+    assert set(found["TS_026"].picks) == {
+        f"cytosolic_ribosome_{number}_orientedpoint", "cytosolic_ribosome_130_point"
+    }  # fmt: skip
 
 
 def test_one_run_and_several_data_sets_of_the_portal_are_understood(portal):

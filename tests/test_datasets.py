@@ -18,6 +18,7 @@ from deepict_dask.io.datasets import walk
 
 def test_a_volume_is_one_tomogram_called_by_its_name(tmp_path):
     assert names(mrc(tmp_path / "TS_001.rec")) == ["TS_001"]
+    assert names(mrc(tmp_path / "TS_1_10.00Apx.mrc")) == ["TS_1"]  # Warp's
 
 
 def test_a_zarr_store_is_one_tomogram_whatever_is_in_it(tmp_path):

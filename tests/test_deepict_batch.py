@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from deepict_dask.cli import app
 from deepict_dask.core.errors import LedgerError, WorkFailedError
-from deepict_dask.deepict_project import read_project, run3d, run_deepict
+from deepict_dask.deepict_project import read_project, run3d, run_deepict, steps
 from deepict_dask.engine.output_lock import OutputLock
 from deepict_dask.jobs.runs.journal import lock_of
 from deepict_dask.jobs.runs.status import read_status
@@ -190,6 +190,32 @@ def test_an_unexpected_error_fails_its_tomogram_alone(session, blob, monkeypatch
     assert "odd" in report.tomograms[1].why
 
 
+@pytest.mark.parametrize("noted", ["scores.zarr", "probability_map.mrc"])
+def test_a_run_that_dies_before_it_has_noted_a_map_does_not_predict_again(
+    session, blob, monkeypatch, noted
+):
+    """Reading a large map for its note takes a while, so a kill may well come then."""
+    blob["tomos_sets"]["prediction_list"] = ["a"]
+    note = steps.note
+
+    def dies(output, *arguments, **facts):
+        if output.name == noted:
+            raise KeyboardInterrupt
+        note(output, *arguments, **facts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "note", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_deepict(session, write(blob))
+
+    def again(*_arguments, **_options):
+        raise AssertionError("it predicts again")
+
+    monkeypatch.setattr(run3d, "segment_volume", again)
+    assert [one.state for one in run_deepict(session, write(blob)).tomograms] == ["done"]
+    assert not list(Path("out").rglob("scores.zarr"))
+
+
 def test_a_run_that_dies_shows_how_many_windows_it_has_and_goes_on(session, blob, monkeypatch):
     blob["tomos_sets"]["prediction_list"] = ["a", "b"]
     export = run3d.through_store
@@ -199,7 +225,7 @@ def test_a_run_that_dies_shows_how_many_windows_it_has_and_goes_on(session, blob
             partial = store.absolute().with_name(f"{store.name}.partial")
             partial.mkdir(parents=True)
             raise KeyboardInterrupt
-        export(store, *arguments)
+        return export(store, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(run3d, "through_store", dies)

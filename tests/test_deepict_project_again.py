@@ -96,6 +96,10 @@ def test_lists_of_somebody_elses_evaluation_are_set_aside(session, golden, unpac
     assert (results / "prev_pr_radius_10/theirs").read_bytes() == b"kept"
     run(session, changed(values, **{f"{POST}__min_cluster_size": 900}))
     assert not (results / "prev_prev_pr_radius_10").exists()
+    (results / "pr_radius_8").mkdir()  # of another radius, where an evaluation of ours was before
+    (results / "pr_radius_8/theirs").write_bytes(b"kept")
+    run(session, changed(values, evaluation__particle_picking__pr_tolerance_radius=8))
+    assert (results / "prev_pr_radius_8/theirs").read_bytes() == b"kept"
 
 
 def test_a_run_that_was_killed_while_it_wrote_the_file_does_not_predict_again(

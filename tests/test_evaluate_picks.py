@@ -206,6 +206,23 @@ def test_lists_of_several_classes_are_compared_class_by_class():
             same_class(predicted, truth, name)
 
 
+def test_a_class_of_another_name_in_the_true_list_is_compared_where_it_is_named():
+    import pandas as pd
+
+    from deepict_dask.core.errors import ConfigError
+    from deepict_dask.evaluate.picks import same_class
+
+    ribosomes = pd.DataFrame({"x": range(3), "class_name": "ribosome"})
+    truth = pd.DataFrame({"x": range(4), "class_name": ["cytosolic-ribosome"] * 3 + ["fas"]})
+    assert [len(t) for t in same_class(ribosomes, truth, None, "cytosolic-ribosome")] == [3, 3]
+    both = pd.concat([ribosomes, truth[3:]])
+    assert [len(t) for t in same_class(both, truth, "ribosome", "fas")] == [3, 1]
+    with pytest.raises(ConfigError, match="--true-class"):
+        same_class(ribosomes, truth[:3])
+    with pytest.raises(ConfigError, match="cytosolic-ribosome, fas"):
+        same_class(ribosomes, truth, None, "ribosome")
+
+
 @settings(deadline=None)
 @given(data=st.data(), counting=st.sampled_from(["one-to-one", "deepict"]))
 def test_pooled_lists_count_as_one_list_in_tomograms_far_apart(data, counting):

@@ -254,6 +254,14 @@ def test_one_label_of_the_truth_can_be_asked_for():
     assert scored(score, truth, label_value=2, published=True).dice == 0.5
 
 
+def test_one_label_of_both_can_be_asked_for():
+    labels = np.array([[[0, 1, 2, 2]]], "uint8")
+    for sample in (5000, 0):
+        both = scored(labels, labels, label_value=2, predicted_label_value=2, sample=sample)
+        assert (both.n_predicted, both.dice, both.precision) == (2, 1.0, 1.0)
+    assert scored(labels, labels, label_value=2).precision == 2 / 3
+
+
 def test_a_score_at_the_threshold_is_not_predicted():
     score = np.array([[[0.5, 0.5000001]]], "float32")
     assert scored(score, np.ones((1, 1, 2), "uint8")).n_predicted == 1

@@ -193,7 +193,7 @@ def test_a_window_that_no_worker_can_hold_is_refused_before_work(mask, tmp_path)
 
 def test_compat_writes_the_published_list_from_the_config(session, golden, tmp_path):
     folder = golden / "deepict" / "filaments"
-    compat = SETTINGS.model_copy(update={"compat": "deepict"})
+    compat = FilamentSettings(compat="deepict")
     config, target = folder / "config.txt", tmp_path / "o.csv"
     report = trace_filaments(session, folder / "mask.mrc.gz", target, compat, config=config)
     assert target.read_bytes() == (folder / "fil_coord.csv").read_bytes()
@@ -226,6 +226,20 @@ def test_our_filaments_of_the_published_mask_are_the_same_three(one_worker, gold
     ours = read_picks(tmp_path / "o.csv")[["x", "y", "z"]].to_numpy()
     nearest = np.linalg.norm(xyz[:, None] - ours[None], axis=2).min(axis=1)
     assert nearest.max() <= 4.0  # half a step of 5.9 voxels, and one voxel
+
+
+@pytest.mark.parametrize(
+    "ours", [{"label_value": 2}, {"threshold": 0.7}, {"max_radius_nm": 5}, {"smoothing_nm": 10}]
+)
+def test_what_the_published_script_does_not_have_is_refused_with_compat(ours):
+    with pytest.raises(ValueError, match=f"without {next(iter(ours))}"):
+        FilamentSettings(compat="deepict", **ours)
+
+
+def test_numbers_beside_the_published_config_are_refused(session, mask, tmp_path):
+    settings = FilamentSettings(compat="deepict", step_nm=4, erode_voxels=3)
+    with pytest.raises(ConfigError, match="config alone, found erode_voxels, step_nm besides"):
+        trace_filaments(session, mask, tmp_path / "o.csv", settings, config=tmp_path / "config.txt")
 
 
 def test_a_config_without_compat_is_refused(session, mask, tmp_path):

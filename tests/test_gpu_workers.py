@@ -148,6 +148,7 @@ def test_workers_that_share_a_gpu_have_as_large_a_part_of_its_memory(per_gpu, pa
     client = SimpleNamespace(submit=submit)
     workers = Workers(client, 4, GIB, "", kinds=frozenset({"GPU", "CPU"}), per_gpu=per_gpu)
     assert workers.free_device_bytes() == part
+    assert workers.free_device_bytes() == part  # the same windows, whatever neighbours hold by now
     assert asked == [{"resources": {"GPU": 1}}]
 
 

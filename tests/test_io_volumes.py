@@ -71,7 +71,8 @@ def test_unequal_spacing_is_refused_with_the_way_out(tmp_path):
         open_volume(path)
     assert str(error.value) == (
         f"{path}: voxel spacing differs per axis (13.52, 13.48, 13.48 Å, zyx); "
-        "pass --voxel-spacing-angstrom to override"
+        "pass --voxel-spacing-angstrom (in a config or in Python: voxel_spacing_angstrom) "
+        "to override"
     )
     assert open_volume(path, spacing_required=False).header.voxel_spacing_angstrom is None
     given_by_user = open_volume(path, voxel_spacing_angstrom=13.48)

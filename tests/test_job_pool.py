@@ -112,6 +112,36 @@ def test_jobs_that_fail_again_and_again_end_the_wait(pool):
         pool.wait()
 
 
+def test_failures_of_long_ago_do_not_end_a_run_whose_jobs_wait_in_the_queue(pool):
+    tend(pool, "worker0-0")
+    for _ in range(4):  # a bad node, until it is tried no more
+        pool.site.queue.pop(pool._slots[1].number, None)
+        tend(pool, "worker0-0", later=30)
+    assert pool.replaced == 3
+    del pool.site.queue["1"]  # the good job ends at its limit, and the next one waits
+    tend(pool)
+    assert [*pool.site.queue.values()] == ["PENDING"]
+    tend(pool, later=300)
+    assert pool.problem is None
+
+
+def test_jobs_of_one_group_that_fail_do_not_end_the_wait_of_another(pool):
+    gpu = ClusterProfile(**LEAST, jobs=1, poll_s=1e6, wait_s=600)
+    pool.profiles["gpu"] = gpu
+    pool._slots.append(pool._sent("gpu"))
+    pool._none_since["gpu"] = pool.clock[0]
+    waiting = pool._slots[-1].number
+    for _ in range(5):
+        for slot in pool._slots[:2]:
+            pool.site.queue.pop(slot.number, None)
+        tend(pool, "worker-of-nobody", later=30)
+    assert "jobs of Slurm ended before a worker came" in pool.problem  # of the group that fails
+    pool.problem = None
+    pool._failures["worker"] = 9
+    pool._judge([s for s in pool._slots if s.group == "gpu"], {waiting: "PENDING"}, pool.clock[0])
+    assert pool.problem is None
+
+
 def test_an_interrupt_while_jobs_are_sent_cancels_them():
     closed = []
     pool = SimpleNamespace(

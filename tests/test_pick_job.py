@@ -14,9 +14,15 @@ from skimage.measure import label as skimage_label
 from skimage.measure import regionprops
 
 from deepict_dask.config import PickSettings
-from deepict_dask.core.errors import ConfigError, ShapeMismatchError, VoxelValueError
+from deepict_dask.core.errors import (
+    BudgetError,
+    ConfigError,
+    ShapeMismatchError,
+    VoxelValueError,
+)
 from deepict_dask.core.geometry import Box, Grid
 from deepict_dask.core.volume import VolumeHeader
+from deepict_dask.engine import ClusterSettings, connect
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
 from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs.picking.pick import pick_particles
@@ -112,8 +118,22 @@ def test_an_empty_region_mask_keeps_nothing_and_says_so(two_workers, tmp_path, c
     assert "empty" in caplog.text
 
 
+def test_scores_that_are_given_for_a_region_are_said_to_look_so(two_workers, tmp_path, caplog):
+    score = np.abs(smooth_scores((30, 30, 30), 1))
+    mask = np.ones(score.shape, "float32")
+    for values in (mask, score):
+        caplog.clear()
+        pick_particles(
+            Session(two_workers, chunks=(16, 16, 16)),
+            store(tmp_path / f"s{values[0, 0, 0]}.zarr", score),
+            tmp_path / f"p{values[0, 0, 0]}",
+            PickSettings(region="r"),
+            regions={"r": store(tmp_path / f"r{values[0, 0, 0]}.zarr", values)},
+        )
+        assert ("between 0 and 1" in caplog.text) == (values is score)
+
+
 def test_a_far_region_is_found_in_the_memory_of_one_chunk(tmp_path):
-    from deepict_dask.engine import ClusterSettings, connect
 
     score = np.zeros((40, 200, 300), "float32")
     score[20, 100, 150] = 1
@@ -215,3 +235,19 @@ def test_border_voxels_are_left_out_on_both_ends_of_each_axis(two_workers, tmp_p
     expected = np.zeros(full.shape, "uint8")
     expected[1:-1, 2:-2, 3:-3] = 1
     np.testing.assert_array_equal(read(tmp_path / "p/segmentation.zarr"), expected)
+
+
+def test_a_store_of_one_huge_chunk_is_refused_before_a_worker_decodes_it(tmp_path):
+    """Zarr decodes a whole chunk for any box within it, however small the windows are."""
+    volume = np.zeros((192, 192, 192), "float32")
+    path = tmp_path / "one.zarr"
+    header = VolumeHeader(volume.shape, "float32", 10.0)
+    create_ome_zarr(path, header, chunks=volume.shape).write(Box.whole(volume.shape), volume)
+    small = ClusterSettings(kind="threads", workers=1, memory="150MiB")
+    with (
+        connect(small) as workers,
+        pytest.raises(BudgetError, match=r"one.zarr.*chunks of 192x192x192 voxels, of 27.*convert"),
+    ):
+        pick_particles(
+            Session(workers, chunks=(16, 16, 16)), path, tmp_path / "p", PickSettings(threshold=0.8)
+        )

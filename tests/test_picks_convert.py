@@ -64,6 +64,34 @@ def test_a_list_that_numbers_its_tomograms_is_asked_by_number(tmp_path, ending):
     assert set(again.tomogram_name) == {"TS_9"}
 
 
+def test_a_list_with_names_is_asked_by_the_name_beside_a_number(tmp_path):
+    """So that one option chooses from a numbered list and a named one."""
+    listed(tmp_path / "a.csv", [[5, 88, 9], [1, 2, 3]], [0.9, 0.8], tomogram_name=["TS_1", "TS_2"])
+    picks = read_picks(tmp_path / "a.csv", tomogram_name="116=TS_2")
+    assert zyx(picks).tolist() == [[1, 2, 3]]
+    assert picks.tomogram_name.tolist() == ["TS_2"]
+    with pytest.raises(PicksFormatError, match="'TS_3'"):
+        read_picks(tmp_path / "a.csv", tomogram_name="116=TS_3")
+
+
+def test_points_that_napari_saved_are_read_in_angstrom(tmp_path):
+    path = tmp_path / "TS_001.picks_ribosome.points.csv"
+    path.write_text("index,axis-0,axis-1,axis-2,score\n0,50.0,880.0,90.0,0.75\n2,10,20,30,\n")
+    with pytest.raises(PicksFormatError, match="--from napari"):  # or are they voxels?
+        read_picks(path, voxel_spacing_angstrom=10)
+    picks = read_picks(path, file_format="napari", voxel_spacing_angstrom=10)
+    assert zyx(picks).tolist() == [[5, 88, 9], [1, 2, 3]]
+    assert "index" not in picks.columns
+    with pytest.raises(SpacingError, match="--voxel-spacing-angstrom"):
+        read_picks(path, file_format="napari")
+    write_picks(picks, tmp_path / "b.csv", file_format="napari", voxel_spacing_angstrom=10)
+    again = read_picks(tmp_path / "b.csv", file_format="napari", voxel_spacing_angstrom=10)
+    assert again.equals(picks)
+    listed(tmp_path / "c.csv", [[5, 88, 9]], [0.9])
+    with pytest.raises(PicksFormatError, match="axis-0, axis-1, axis-2, as napari"):
+        read_picks(tmp_path / "c.csv", file_format="napari", voxel_spacing_angstrom=10)
+
+
 def test_one_class_goes_to_a_format_that_holds_one(tmp_path):
     listed(tmp_path / "a.xml", [[5, 88, 9], [1, 2, 3]], [0.9, 0.8], class_number=[1, 12])
     words = (tmp_path / "a.xml", tmp_path / "a.json", "--voxel-spacing-angstrom", "10")

@@ -22,6 +22,7 @@ from deepict_dask.io.picks_table import make_picks
 
 WHOLE_VOXELS_ONLY = {"motl-deepict"}
 FLOAT32 = {"em", "imod"}
+ROUGH = FLOAT32 | {"napari"}  # which has three decimals of an Å
 NO_SCORE = {"imod", "box"}
 
 
@@ -30,14 +31,21 @@ def ending(name):
     return (*FORMATS[name].endings, ".star" if name in stars else ".csv")[0]
 
 
+def read_as(path, name, **frame):
+    """Read a list; that it is napari's must be said, since another one may be in voxels."""
+    asked = {"file_format": name} if name == "napari" else {}
+    return read_picks(path, **asked, **frame)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("centre", ["half", "half-minus-one"])
 def test_a_particle_at_a_known_voxel_survives_every_format(tmp_path, name, centre):
     path = tmp_path / f"list{ending(name)}"
     position = [[5, 88, 9]] if name in WHOLE_VOXELS_ONLY else [[5.25, 88.5, 9.125]]
     write_picks(make_picks(position, [3]), path, file_format=name, star_centre=centre, **FRAME)
-    back = read_picks(path, star_centre=centre, **FRAME)
-    np.testing.assert_allclose(zyx(back), position, atol=1e-5 if name in FLOAT32 else 1e-6)
+    back = read_as(path, name, star_centre=centre, **FRAME)
+    atol = 1e-4 if name == "napari" else 1e-5 if name in FLOAT32 else 1e-6
+    np.testing.assert_allclose(zyx(back), position, atol=atol)
     assert back.score.isna().all() if name in NO_SCORE else back.score.tolist() == [3.0]
 
 
@@ -45,7 +53,7 @@ def test_a_particle_at_a_known_voxel_survives_every_format(tmp_path, name, centr
 def test_no_picks_are_written_and_read_as_no_picks(tmp_path, name):
     path = tmp_path / f"none{ending(name)}"
     write_picks(make_picks([]), path, file_format=name, **FRAME)
-    back = read_picks(path, **FRAME)
+    back = read_as(path, name, **FRAME)
     assert len(back) == 0
     assert {"z", "y", "x", "score"} <= set(back.columns)
     assert zyx(back).dtype == np.float64
@@ -73,8 +81,8 @@ def test_any_position_in_thousandths_of_a_voxel_survives_every_format(
     positions = np.array(points, np.float64).reshape(-1, 3) / 1000
     picks = make_picks(positions, np.arange(len(points))[::-1])
     write_picks(picks, path, file_format=name, **FRAME)
-    atol = 1e-4 if name in FLOAT32 else 1e-6
-    np.testing.assert_allclose(zyx(read_picks(path, **FRAME)), positions, atol=atol)
+    atol = 1e-4 if name in ROUGH else 1e-6
+    np.testing.assert_allclose(zyx(read_as(path, name, **FRAME)), positions, atol=atol)
 
 
 ORIENTED = [
@@ -92,7 +100,7 @@ def test_any_orientation_survives_every_format_that_has_them(tmp_path_factory, t
     path = tmp_path_factory.mktemp("turns") / f"a{ending(name)}"
     picks = with_angles(make_picks([[5, 6, 7]] * len(turns), 1.0 + np.arange(len(turns))), turns)
     write_picks(picks, path, file_format=name, **FRAME)
-    back = read_picks(path, **FRAME)
+    back = read_as(path, name, **FRAME)
     held = relion_angles(back) if has_angles(back) else np.zeros((len(turns), 3))
     assert turned_alike(held, turns)
 
@@ -143,7 +151,7 @@ def test_classes_come_back_by_number_or_name(tmp_path, name):
     classes = [2, 2] if name == "copick" else [3, 1]
     picks = make_picks([[1, 2, 3], [4, 5, 6]], [2, 1], class_number=classes)
     write_picks(picks, path, file_format=name, **FRAME)
-    back = read_picks(path, **FRAME).sort_values("z")
+    back = read_as(path, name, **FRAME).sort_values("z")
     if name == "motl-deepict":  # the published file has 1 in this column
         assert "class_number" not in back.columns
     else:
@@ -165,7 +173,7 @@ def test_columns_that_no_program_knows_survive_the_formats_with_names(tmp_path, 
     path = tmp_path / f"a{ending(name)}"
     picks = make_picks([[1, 2, 3], [4, 5, 6]], [2, 1], quality=[0.125, 7.5], note=["a b", "c"])
     write_picks(picks, path, file_format=name, **FRAME)
-    back = read_picks(path, **FRAME)
+    back = read_as(path, name, **FRAME)
     assert back.quality.tolist() == [0.125, 7.5]
     assert back.note.tolist() == ["a b", "c"]
 

@@ -214,6 +214,40 @@ def test_coordinates_without_any_pixel_size_are_voxels_and_this_is_said(tmp_path
     assert "taken as voxels" in caplog.text
 
 
+def test_fractions_of_the_tomogram_as_warps_template_matching_writes_them(tmp_path, caplog):
+    path = star(
+        tmp_path / "TS_1_10.00Apx_emd_15854.star",
+        {
+            "rlnCoordinateX": [0.25, 1.0], "rlnCoordinateY": [0.5, 0.0],
+            "rlnCoordinateZ": [0.125, 0.5], "rlnMicrographName": ["TS_1.tomostar"] * 2,
+        },
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        picks = read_picks(path, tomogram_shape=(80, 200, 400))
+    assert zyx(picks).tolist() == [[10, 100, 100], [40, 0, 400]]
+    assert "fractions of the tomogram's size" in caplog.text
+    with pytest.raises(PicksFormatError, match=r"fractions .*--tomogram-shape"):
+        read_picks(path)
+
+
+def test_the_particles_of_a_species_of_m_are_read_at_the_first_point_of_time(tmp_path):
+    columns = {f"wrpCoordinate{axis}{time}": [10.0 * n * time]
+               for time in (1, 2) for n, axis in enumerate("XYZ", 1)}  # fmt: skip
+    angles = {"wrpAngleRot1": [30.0], "wrpAngleTilt1": [40.0], "wrpAnglePsi1": [50.0]}
+    path = star(tmp_path / "a.star", columns | angles | {"wrpSourceName": ["TS_1.tomostar"]})
+    frame = {"voxel_spacing_angstrom": 5, "tilt_series_pixel_size_angstrom": 2.5}
+    picks = read_picks(path, tomogram_name="TS_1", **frame)  # no pixel is meant
+    assert zyx(picks).tolist() == [[6, 4, 2]]
+    found = picks[["rot_degrees", "tilt_degrees", "psi_degrees"]].to_numpy()[0]
+    np.testing.assert_allclose(found, [30, 40, 50])
+    write_picks(picks, tmp_path / "b.star", file_format="relion4", **frame)
+    again = starfile.read(tmp_path / "b.star")
+    row = (again["particles"] if isinstance(again, dict) else again).iloc[0]
+    assert [row.rlnCoordinateX, row.rlnCoordinateY, row.rlnCoordinateZ] == [4, 8, 12]
+    with pytest.raises(SpacingError, match="--voxel-spacing-angstrom"):
+        read_picks(path)
+
+
 def test_a_star_file_with_one_particle_and_no_loop_is_read(tmp_path):
     path = tmp_path / "a.star"
     rows = "".join(f"_rlnCoordinate{axis} {n}\n" for n, axis in enumerate("XYZ", 7))

@@ -242,6 +242,15 @@ def test_a_second_run_does_nothing_and_says_so(inputs, threshold, finished):
     assert times_of(finished / "out" / "cell") == before
 
 
+def test_inputs_in_another_place_are_known_by_their_bytes(inputs, threshold, finished, tmp_path):
+    """A project may be moved, or reached by another path from a compute node."""
+    shutil.copytree(finished / "out", tmp_path / "out")
+    moved = shutil.copytree(inputs, tmp_path / "moved")
+    text = run(*write_config(tmp_path, moved, threshold))
+    assert text.count("is up to date") == 2
+    assert "wrote" not in text
+
+
 def test_another_pick_threshold_makes_only_the_picks_again(inputs, threshold, finished, tmp_path):
     shutil.copytree(finished / "out", tmp_path / "out")
     before = times_of(tmp_path / "out")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import platform
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import asdict, replace
 
 import pytest
 from dataset_scenes import config_of, threshold_of, write_network, write_tomogram
 from staging_scenes import make
 
 from deepict_dask.core.errors import LedgerError
-from deepict_dask.engine.output_lock import OutputLock, living_holder
+from deepict_dask.engine import output_lock
+from deepict_dask.engine.output_lock import Holder, OutputLock, living_holder
 from deepict_dask.jobs.runs.journal import lock_of
 from deepict_dask.jobs.session import Session
 from deepict_dask.pipeline import run_pipeline
@@ -89,6 +93,47 @@ def test_a_driver_elsewhere_counts_as_alive_while_its_file_is_fresh(tmp_path, mo
         old = time.time() - 3600
         os.utime(path, (old, old))
         assert living_holder(path) is None
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_driver_elsewhere_whose_lock_is_not_seen_here_has_time_for_a_sign_of_life(
+    tmp_path, monkeypatch, lives
+):
+    """As on Lustre with local locks: the lock can be taken, and means nothing."""
+    monkeypatch.setattr(output_lock, "_DEATH_S", 2.0)
+    monkeypatch.setattr(output_lock, "_POLL_S", 0.05)
+    path = tmp_path / "lock"
+    elsewhere = replace(Holder.ours(), host="another-machine")
+    path.write_text(json.dumps(asdict(elsewhere)))
+    ended = threading.Event()
+
+    def beat():
+        while lives and not ended.wait(0.2):
+            os.utime(path)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        if lives:
+            with pytest.raises(LedgerError, match="another-machine"), OutputLock(path):
+                pass
+        else:
+            with OutputLock(path):
+                assert living_holder(path).host == platform.node()
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_lock_may_be_waited_for(tmp_path):
+    path = tmp_path / "lock"
+    first = OutputLock(path)
+    first.__enter__()
+    timer = threading.Timer(0.5, first.__exit__, (None, None, None))
+    timer.start()
+    with OutputLock(path, wait_s=60):
+        assert living_holder(path).pid == os.getpid()
+    timer.join()
 
 
 def test_an_output_is_made_where_the_file_system_has_no_locks(tmp_path, monkeypatch):

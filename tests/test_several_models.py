@@ -270,3 +270,24 @@ def test_two_pick_sections_of_one_class_need_names(two_workers, tomogram, models
         run_pipeline(Session(two_workers), config(None, None))
     run_pipeline(Session(two_workers), config(None, "strict"))
     assert (tmp_path / "out" / "t" / "picks_strict").is_dir()
+
+
+def test_a_class_of_two_models_is_refused_until_they_have_names_of_their_own(
+    two_workers, tomogram, models, tmp_path
+):
+    again = make_model(tmp_path / "v2.safetensors", depth=1, n_classes=1, names=["a"], seed=3)
+
+    def config(**second):
+        return RunConfig(
+            tomograms=tomogram,
+            output=tmp_path / "out",
+            segment=({"model": models[0]}, {"model": again, **second}),
+            pick=({"class": "a", "name": "v1"}, {"class": "v2" if second else "a", "name": "v2"}),
+        )
+
+    with pytest.raises(ConfigError, match=r"found a of .*one.* and .*v2.*class_names"):
+        run_pipeline(Session(two_workers), config())
+    assert not (tmp_path / "out").exists()
+    run_pipeline(Session(two_workers), config(class_names=["v2"]))
+    found = [(tmp_path / f"out/t/picks_{name}/picks.csv").read_bytes() for name in ("v1", "v2")]
+    assert found[0] != found[1]

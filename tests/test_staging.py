@@ -133,6 +133,31 @@ def test_what_exists_is_kept_until_its_replacement_is_finished(tmp_path):
     assert names(tmp_path) == ["picks"]
 
 
+def test_what_a_user_has_put_into_the_folder_goes_into_the_one_that_replaces_it(tmp_path, caplog):
+    path, own = tmp_path / "picks", frozenset({"picks.csv", "run.json", "label_map.zarr"})
+    make(path, text="first")
+    (path / "curated.mod").write_text("hours of work")
+    (path / "notes").mkdir()
+    (path / "label_map.zarr").mkdir()  # ours, of settings that are not wanted any more
+    make(path, text="second", overwrite=True, own=own)
+    assert (path / "picks.csv").read_text() == "second"
+    assert (path / "curated.mod").read_text() == "hours of work"
+    assert names(path) == ["curated.mod", "notes", "picks.csv", "run.json"]
+    assert names(tmp_path) == ["picks"]
+    assert "curated.mod, notes" in caplog.text
+
+
+def test_what_a_user_has_put_into_the_folder_outlives_a_kill_while_it_is_replaced(tmp_path):
+    path, own = tmp_path / "picks", frozenset({"picks.csv", "run.json"})
+    make(path, text="second")
+    make(tmp_path / "picks.replaced", text="first")  # as it was when the run was killed
+    (tmp_path / "picks.replaced/curated.mod").write_text("hours of work")
+    StagedOutput(path, ONE_KEY, own=own).clear_remains()
+    assert (path / "curated.mod").read_text() == "hours of work"
+    assert (path / "picks.csv").read_text() == "second"
+    assert names(tmp_path) == ["picks"]
+
+
 def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
     path = tmp_path / "map.mrc"
     path.write_text("first")

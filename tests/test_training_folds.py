@@ -7,6 +7,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -338,3 +339,22 @@ def test_trainings_on_gpus_go_to_workers_that_have_one(tmp_path):
     task = TrainingTask("fold 1", study_config(tmp_path), tmp_path, device="cuda")
     assert workers.placed(task) == {"resources": {"GPU": 1}}
     assert workers.placed(replace(task, device="cpu")) == {"resources": {"CPU": 1}}
+
+
+def test_figures_of_a_corrected_list_are_not_those_of_before(tmp_path, monkeypatch):
+    """The held-out particles are in no key of the training where its validation is its own end."""
+    from deepict_dask.training import assess
+
+    counted = []
+    monkeypatch.setattr(assess, "assess_model", lambda *_a, **_k: {"f1": float(len(counted))})
+
+    def assessed(digest):
+        data = SimpleNamespace(
+            inputs={"c": {"picks": {"path": f"/moved/{digest}", "sha256": digest}}},
+            validation_batches=lambda: counted.append(digest), validation_ends=list,
+        )  # fmt: skip
+        return training_task._assessed(tmp_path / "model", task, data)["f1"]
+
+    (tmp_path / "model").write_bytes(b"weights")
+    task = TrainingTask("fold", study_config(tmp_path), tmp_path, held_out=("c",))
+    assert [assessed(digest) for digest in ("one", "one", "two", "two")] == [1, 1, 2, 2]

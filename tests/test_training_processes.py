@@ -142,6 +142,15 @@ def test_one_task_of_slurm_with_several_gpus_starts_the_others_itself(
     assert (LightningEnvironment in kinds) == starts
 
 
+def test_a_training_without_several_gpus_is_no_task_of_slurm(tmp_path, monkeypatch):
+    """In a batch script without srun, Lightning refuses to be one of its tasks."""
+    for name, value in (("SLURM_NTASKS", "16"), ("SLURM_JOB_NAME", "train"), ("SLURM_JOB_ID", "7")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    done = fit.train_network(small_config(tmp_path / "model", epochs=1), data=Spots())
+    assert done.model.is_file()
+
+
 def test_checkpoints_are_read_to_the_processor_as_lightning_asks_for_them(tmp_path, monkeypatch):
     torch.save({"a": torch.ones(2)}, tmp_path / "last.ckpt")
     places, load = [], torch.load

@@ -192,6 +192,20 @@ def test_nothing_is_added_where_a_part_is_held_out(tmp_path, one_worker):
     assert merged - {*map(tuple, centres_of(0).astype(float))} == {(16, 12, 16)}
 
 
+def test_no_ball_is_painted_into_what_is_held_out_though_picks_are_one_at_less(
+    tmp_path, one_worker
+):
+    write_dataset(tmp_path, "ab")
+    # from y = 24 on the tomograms are held out; at 21 the picks' axes end before, the ball does not
+    stand = Stand(lambda _name: make_picks([(16, 12, 16), (16, 21, 16)], [0.9, 0.8]))
+    rounds(
+        tmp_path, one_worker, stand, validation={"fraction": 0.25}, rounds={"axes": (2, 2, 2)},
+        classes={"ball": {**BALLS["ball"], "radius_voxels": 4.0}},
+    )  # fmt: skip
+    merged = {*map(tuple, points_of(tmp_path / "out/round_1/picks/ball/a.csv"))}
+    assert merged - {*map(tuple, centres_of(0).astype(float))} == {(16, 12, 16)}
+
+
 def test_a_part_of_a_tomogram_without_lists_cannot_be_held_out(tmp_path, one_worker):
     write_dataset(tmp_path, "ab", unlabelled="u")
     with pytest.raises(ConfigError, match="tomogram u has no lists, so none of it can be held out"):

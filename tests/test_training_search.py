@@ -10,6 +10,7 @@ from study_scenes import study_config, told, write_dataset
 from deepict_dask.config.training import load_train_config
 from deepict_dask.core.errors import ConfigError, WorkFailedError
 from deepict_dask.jobs.session import Session
+from deepict_dask.jobs.training import search as search_job
 from deepict_dask.jobs.training.search import STEPS, search_network
 
 HELD_OUT = {"tomograms": ["b"]}
@@ -127,6 +128,38 @@ def test_with_folds_the_mean_counts(tmp_path, one_worker):
     )
     assert found.network.initial_features == 16
     assert [round(one.score, 6) for one in found.trials] == [0.5, 0.55, 0.6]
+
+
+def test_a_fold_that_knows_no_figure_of_a_class_says_nothing_of_it(tmp_path, one_worker):
+    """As where the tomogram that is held out has an empty list."""
+    write_dataset(tmp_path, "ab")
+
+    def by_fold(task):
+        dice = {4: 0.5, 8: 0.9, 16: 0.6}[task.config.network.initial_features]
+        return {"dice": float("nan") if task.held_out == ("b",) else dice}
+
+    only = {name: () for name in STEPS if name != "initial_features"}
+    found = search(
+        tmp_path, one_worker, by_fold, search=only, validation={}, cross_validation={"folds": 2}
+    )
+    assert found.network.initial_features == 8
+    assert [one.score for one in found.trials] == [0.5, 0.9, 0.6]
+
+
+def test_a_search_that_is_stopped_in_its_first_step_leaves_the_table_of_before(
+    tmp_path, one_worker, monkeypatch
+):
+    write_dataset(tmp_path, "ab")
+    table = search(tmp_path, one_worker).table
+    before = table.read_bytes()
+
+    def stopped(_search):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search_job._Search, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, one_worker)
+    assert table.read_bytes() == before
 
 
 def test_a_search_without_anything_held_out_is_refused(tmp_path, one_worker):

@@ -73,8 +73,9 @@ def test_napari_is_given_levels_labels_and_picks(results, napari):
     np.testing.assert_array_equal(image[2][0].compute(), volume())
     np.testing.assert_array_equal(picks[2][0].compute(), balls())
     assert picks[3]["colormap"][1] == pytest.approx((230 / 255, 159 / 255, 0.0, 1.0))
-    np.testing.assert_allclose(points[2], CENTRES)
-    assert {layer[3]["scale"] for layer in viewer.layers} == {(SPACING,) * 3}
+    np.testing.assert_allclose(points[2], np.array(CENTRES) * SPACING)  # a saved file is so too
+    assert "scale" not in points[3]
+    assert {layer[3]["scale"] for layer in viewer.layers[:3]} == {(SPACING,) * 3}
     assert region[3]["colormap"][1] != picks[3]["colormap"][1]
 
 
@@ -167,6 +168,21 @@ def test_without_napari_the_report_is_served_until_ctrl_c(results, monkeypatch):
     assert f"ssh -L {closed[0]}:127.0.0.1:{closed[0]}" in result.output
     assert (results / "report.html").is_file()
     assert not (results / "viewer").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--export", "elsewhere"], "--export-only"),
+        (["--overwrite"], "--export-only"),
+        (["--only", "TYPO"], "TYPO"),
+    ],
+)
+def test_what_the_report_cannot_do_is_refused_without_napari(results, monkeypatch, options, says):
+    monkeypatch.setattr(napari_window, "has_napari", lambda: False)
+    result = run_view(results, *options)
+    assert isinstance(result.exception, ConfigError)
+    assert says in str(result.exception)
 
 
 def test_a_port_that_is_taken_is_said(results, served, monkeypatch):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import ConfigError, ShapeMismatchError
-from .arrays import is_on_device, ndimage_of
+from .arrays import cupy_module, is_on_device, ndimage_of, to_host
 
 __all__ = ["label_components"]
 
 _RANK_OF_CONNECTIVITY = {6: 1, 18: 2, 26: 3}
 """Neighbours to the rank that scikit-image and cuCIM want: axes on which a neighbour differs."""
+_MOST_ON_GPU = 2**31 - 1
+"""Voxels; of more, kernels of CuPy and cuCIM before spring 2026 leave the last out (cupy#9851)."""
 
 
 def label_components(segmentation: Any, connectivity: int) -> tuple[Any, int]:
@@ -54,6 +57,9 @@ def label_components(segmentation: Any, connectivity: int) -> tuple[Any, int]:
         )
     foreground = segmentation.astype(bool, copy=False)
     if is_on_device(foreground):
+        if math.prod(foreground.shape) > _MOST_ON_GPU:
+            labels, n = _label_on_cpu(to_host(foreground), connectivity)
+            return cupy_module().asarray(labels), n
         return _label_on_gpu(foreground, connectivity)
     return _label_on_cpu(foreground, connectivity)
 

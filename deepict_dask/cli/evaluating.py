@@ -62,6 +62,9 @@ def evaluate_picks(
     class_name: Annotated[
         str | None, typer.Option("--class", help="Class, where a list has several")
     ] = None,
+    true_class: Annotated[
+        str | None, typer.Option("--true-class", help="What TRUTH calls this class")
+    ] = None,
     as_json: JsonOption = False,
     csv: CsvOption = None,
     plot: PlotOption = None,
@@ -78,6 +81,7 @@ def evaluate_picks(
 
     values: dict[str, Any] = {
         "radius": radius, "radius_nm": radius_nm, "class": class_name, "compat": compat,
+        "true_class": true_class,
         "voxel_spacing_angstrom": voxel_spacing_angstrom,
         "tomogram_shape": None if tomogram_shape is None
         else three(tomogram_shape, "--tomogram-shape"),
@@ -103,6 +107,10 @@ def evaluate_segmentation(
     ] = None,
     label_value: Annotated[
         int | None, typer.Option("--label-value", help="Voxels of TRUTH equal to this are true")
+    ] = None,
+    predicted_label_value: Annotated[
+        int | None,
+        typer.Option("--predicted-label-value", help="Label of PREDICTED, where it holds labels"),
     ] = None,
     class_name: Annotated[
         str | None, typer.Option("--class", help="Class of a multi-class score map")
@@ -133,6 +141,7 @@ def evaluate_segmentation(
 
     values: dict[str, Any] = {
         "threshold": threshold, "label_value": label_value, "class": class_name,
+        "predicted_label_value": predicted_label_value,
         "sample": sample, "seed": seed, "compat": compat,
     }  # fmt: skip
     settings = settings_from(SegmentationEvaluation, values, "evaluate segmentation")
@@ -193,8 +202,9 @@ def _outputs(
 def _single(predicted: Path, score: Any) -> Evaluation:
     """Return one comparison as an evaluation, named by its file without endings."""
     from ..evaluate.report import EvaluatedTomogram, Evaluation
+    from ..io.datasets.names import short_name
 
-    return Evaluation((EvaluatedTomogram(predicted.name.split(".")[0], score),))
+    return Evaluation((EvaluatedTomogram(short_name(predicted), score),))
 
 
 def _show(evaluation: Evaluation, as_json: bool, outputs: dict[str, Path], what: str) -> None:

@@ -104,6 +104,7 @@ def pick(
     --region er=er.mrc --contact er:colocalization:25nm
     """
     from ..config import PickSettings, settings_from
+    from ..io.datasets.names import short_name
 
     by_default = threshold is None and method == "components" and label_value is None
     regions = _region_files(region_mask, region or [])
@@ -126,13 +127,18 @@ def pick(
             "--contact-mode: expected a --region-mask with it, found none; with --region, give "
             "--contact NAME:MODE"
         )
+    if settings.idle_distance:
+        raise ConfigError(
+            "--contact-distance: expected --region-mask and --contact-mode colocalization with it, "
+            "found others; with --region, give --contact NAME:colocalization:VOXELS"
+        )
     with open_session(
         cluster=cluster, workers=workers, memory=memory, chunks=chunks, overwrite=overwrite,
         progress=progress, voxel_spacing_angstrom=voxel_spacing_angstrom,
         device=device if method == "mp-nms" or device == "cuda" else "cpu",
     ) as session:  # fmt: skip
         plan(f"{source_in_words(score, model)} by {method}, to {folder}", shown=progress)
-        name = tomogram_name or score.name.split(".")[0]
+        name = tomogram_name or short_name(score)
         report = _picked(session, score, folder, settings, regions, model, name)
     if by_default and report.n_picks:  # where there are none, the reason names the threshold
         say("threshold 0.5, as no --threshold is given; what a model recommends: deepict-dask "

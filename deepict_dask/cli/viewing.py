@@ -58,10 +58,18 @@ def view(
 
     Example: deepict-dask view results
     """
+    from ..core.errors import ConfigError
     from ..viewing import scenes_of
     from ..viewing.napari_window import has_napari, show_in_napari
 
     if not export_only and not has_napari():
+        if export is not None or overwrite:
+            raise ConfigError(
+                "view: expected --export-only with --export or --overwrite, as napari is not "
+                "installed here and the report needs no volumes; add it"
+            )
+        if only is not None:
+            scenes_of(run, only=only, tomogram=tomogram)  # which refuses a name that is not there
         _serve(run, tomogram, port)
         return
     scenes = scenes_of(run, only=only, tomogram=tomogram)
@@ -103,12 +111,12 @@ def _tell(made: ExportedScene) -> None:
 
 
 def _serve(run: Path, tomogram: Path | None, port: int) -> None:
-    """Serve the report until Ctrl-C; it is written where it is missing."""
+    """Serve the report until Ctrl-C; it is written where it is missing or shall show a tomogram."""
     from ..core.errors import ConfigError
     from ..report import write_report
     from ..viewing.serving import open_server, server_lines
 
-    if not (run / "report.html").is_file():
+    if tomogram is not None or not (run / "report.html").is_file():
         write_report(run, tomogram=tomogram)
     try:
         served = open_server(run, port=port)

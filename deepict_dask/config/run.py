@@ -112,6 +112,12 @@ class RunConfig(DatasetConfig):
                     f"pick: contact_mode: expected a region with it, found {pick.contact_mode} "
                     "alone; give region, or contacts with a mode each"
                 )
+            if pick.idle_distance:
+                raise ValueError(
+                    f"pick: contact_distance: expected a region with contact_mode colocalization, "
+                    f"found {pick.contact_mode} {'with' if pick.region else 'without'} a region; "
+                    "other modes have no distance"
+                )
             wanted = [contact.region for contact in pick.all_contacts] + [*(pick.distances or ())]
             for name in wanted:
                 if name not in known:

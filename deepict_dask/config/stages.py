@@ -355,6 +355,12 @@ class PickSettings(Strict):
         return self
 
     @property
+    def idle_distance(self) -> bool:
+        """Whether ``contact_distance`` was changed where nothing asks for it."""
+        asked = self.region is not None and self.contact_mode == "colocalization"
+        return bool(_changed(self, ("contact_distance",))) and not asked
+
+    @property
     def all_contacts(self) -> tuple[ContactSettings, ...]:
         """All that a cluster has to do with regions, `region` first."""
         if self.region is None:

@@ -230,6 +230,9 @@ class OptimizerSettings(Strict):
     patience: NonNegativeInt = 0
     """Epochs without improvement after which training stops; 0 for never."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    patches_apart: bool = False
+    """Each patch of a batch by itself, on a CPU at once: faster there with several cores; batch
+    normalisation is then of single patches. Not with dropout."""
     weight_averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of a running mean of the weights that a step keeps (0.998: over some 500 steps); that
     mean is validated and becomes the model. 0: the weights themselves."""
@@ -311,6 +314,16 @@ class TrainConfig(DatasetConfig):
             raise ValueError(
                 "optimizer.choose: f1_alpha: expected a 3D network and a class that is made from "
                 "picks, found none; choose dice or loss"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_chance_apart(self) -> TrainConfig:
+        dropout = max(self.network.encoder_dropout, self.network.decoder_dropout)
+        if self.optimizer.patches_apart and dropout > 0:
+            raise ValueError(
+                "optimizer.patches_apart: expected a network without dropout, whose chance would "
+                f"depend on the threads, found {dropout:g}; set one of them to 0 or false"
             )
         return self
 

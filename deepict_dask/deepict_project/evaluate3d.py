@@ -145,9 +145,10 @@ def _evaluate_picks(
         "undetected": true[~matching.found],
     }
     target = folder / f"pr_radius_{radius}"
-    if target.exists() and not read_note(folder / "pp_statistics"):
+    if target.exists() and not read_note(target):
         set_aside(target)
     shutil.rmtree(target, ignore_errors=True)
+    note_facts(target, "lists of ours")
     for name, picks in lists.items():
         (target / name).mkdir(parents=True)
         write_picks(picks, target / name / f"motl_{len(picks)}.csv", file_format="motl")

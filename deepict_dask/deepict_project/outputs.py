@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 __all__ = [
     "begin",
     "is_made",
+    "is_promised",
     "note",
     "note_export",
     "note_facts",
     "note_path",
+    "promise",
     "read_note",
     "set_aside",
     "set_aside_motls",
@@ -128,6 +130,28 @@ def note(output: Path, key: str, *, also: Iterable[Path] = (), **facts: Any) -> 
     """
     files = {path.name: fingerprint(path) for path in (output, *also)}
     _write(output, {"key": key, "files": files, **facts})
+
+
+def promise(output: Path, key: str) -> None:
+    """Note which request a store that is not there yet will answer, once it has its name."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _write(output, {"promised": key})
+
+
+def is_promised(output: Path, key: str) -> bool:
+    """Say whether a store has taken its name since it was promised for this request.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> output = pathlib.Path(tempfile.mkdtemp(), "scores.zarr")
+    >>> promise(output, "key")
+    >>> before = is_promised(output, "key")
+    >>> output.mkdir()
+    >>> before, is_promised(output, "key"), is_promised(output, "another key")
+    (False, True, False)
+    """
+    return output.exists() and read_note(output).get("promised") == key
 
 
 def note_facts(record: Path, key: str, **facts: Any) -> None:

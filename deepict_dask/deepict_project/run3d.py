@@ -182,10 +182,10 @@ class _Steps:
         name, request = self.tomogram.name, self.map_request()
         self.maker.make(name, self.folder / MAP, request, self._predict)
 
-    def _predict(self, target: Path) -> None:
+    def _predict(self, target: Path) -> Made:
         """Predict into a store, then write the file."""
         settings, region = self.project.segment_settings, self.tomogram.region
-        through_store(
+        return through_store(
             self.work / "scores.zarr",
             key_of(self.map_request()),
             lambda store: segment_volume(

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 from ..engine import fingerprint, request_key
 from ..io.export import export_volume
 from ..io.volumes import open_volume
-from .outputs import begin, is_made, note, note_export, read_note, set_aside
+from .outputs import (
+    begin,
+    is_made,
+    is_promised,
+    note,
+    note_export,
+    promise,
+    read_note,
+    set_aside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +47,8 @@ class Made:
     """Files of its folder that belong to it."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What is worth noting."""
+    spent: tuple[Path, ...] = ()
+    """Stores that are not needed any more once it is noted."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ class Maker:
             begin(output)
             made = make(output) or Made()
             note(output, key, also=made.also, **made.facts)
+            for store in made.spent:
+                shutil.rmtree(store, ignore_errors=True)
             self.say(f"{tomogram}: wrote {output}")
         self.made(output.name)
         return read_note(output)
@@ -78,13 +91,15 @@ def key_of(request: dict[str, Any]) -> str:
     )
 
 
-def through_store(store: Path, key: str, job: Callable[[Path], Any], target: Path) -> None:
+def through_store(store: Path, key: str, job: Callable[[Path], Any], target: Path) -> Made:
     """Let a job make a store, which outlives a kill, and write it as a file.
+
+    The store is kept until the file is noted, and answers its request from when it has its name.
 
     Parameters
     ----------
     store
-        Zarr store to make, removed at the end.
+        Zarr store to make.
     key
         Of the request.
     job
@@ -92,12 +107,13 @@ def through_store(store: Path, key: str, job: Callable[[Path], Any], target: Pat
     target
         The MRC file.
     """
-    if not is_made(store, key):
-        shutil.rmtree(store, ignore_errors=True)  # of a run that was killed
+    if not (is_made(store, key) or is_promised(store, key)):
+        shutil.rmtree(store, ignore_errors=True)  # of another request
+        promise(store, key)
         job(store)
         note(store, key)
     export_float32(store, target)
-    shutil.rmtree(store)
+    return Made(spent=(store,))
 
 
 def export_float32(store: Path, target: Path) -> None:

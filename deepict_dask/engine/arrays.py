@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import DeepictError, ShapeMismatchError, VoxelValueError, WorkFailedError
 from ..io.disk import disk_of, is_full
+from .budget import check_source_chunks
 from .device_part import device_part, ready_for_upload
 from .patience import read_patiently, write_patiently
 
@@ -123,6 +124,7 @@ def map_chunks(
     See `deepict_dask.jobs.segmenting.segment` for a call.
     """
     _check_ownership(grid, sink)
+    check_source_chunks(sources, workers.memory_of(op))
     todo = range(grid.n_blocks) if ledger is None else ledger.unfinished()
 
     def submit(number: int) -> Any:

@@ -6,13 +6,24 @@ after the baseline and a margin for allocator slack is the budget of a task.
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from ..core.errors import BudgetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..core.volume import VolumeReader
 
 __all__ = [
     "BASELINE_BYTES",
     "BASELINE_TORCH_BYTES",
     "beside_torch",
     "check_budget",
+    "check_source_chunks",
     "format_bytes",
     "parse_bytes",
     "task_budget_bytes",
@@ -104,3 +115,28 @@ def check_budget(stage: str, needed_bytes: int, worker_bytes: int, *, torch: boo
             f"{format_bytes(worker_bytes)} has {format_bytes(budget)} for a task; "
             "give workers more with --memory, use fewer with --workers, or smaller --chunks"
         )
+
+
+def check_source_chunks(sources: Iterable[VolumeReader], worker_bytes: int) -> None:
+    """Refuse a store whose chunks are too large: any box within one is decoded with all of it.
+
+    Raises
+    ------
+    BudgetError
+        With the chunk, what it takes, and what to do.
+    """
+    budget = task_budget_bytes(worker_bytes)
+    for source in sources:
+        chunk = getattr(source, "chunk_shape", None)
+        if chunk is None:
+            continue
+        header = source.header
+        shape = [min(c, n) for c, n in zip(chunk, header.shape, strict=True)]
+        n_bytes = math.prod(shape) * np.dtype(header.dtype).itemsize
+        if n_bytes > budget:
+            raise BudgetError(
+                f"{source.path}: has chunks of {'x'.join(map(str, shape))} voxels, of "
+                f"{format_bytes(n_bytes)} each, but a worker with {format_bytes(worker_bytes)} has "
+                f"{format_bytes(budget)} for a task; `deepict-dask convert` it once with "
+                "--workers 1 and more --memory"
+            )

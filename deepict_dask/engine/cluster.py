@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -83,6 +83,7 @@ class Workers:
     """Workers that share one GPU, each of which may have as large a part of its memory."""
     hint: str | None = None
     """What to tell the user of these workers, such as how to see the dashboard."""
+    _told: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def in_flight(self) -> int:
         """Return how many tasks to keep submitted: enough that no worker waits for the client."""
@@ -163,9 +164,11 @@ class Workers:
         DeviceError
             The worker has no CuPy.
         """
-        kind = {"resources": {"GPU": 1}} if "GPU" in self.kinds else {}
-        free = self.client.submit(free_device_bytes, pure=False, **kind).result()
-        return int(free) // self.per_gpu
+        if "free" not in self._told:  # asked once: windows must not follow what a neighbour holds
+            kind = {"resources": {"GPU": 1}} if "GPU" in self.kinds else {}
+            free = self.client.submit(free_device_bytes, pure=False, **kind).result()
+            self._told["free"] = int(free) // self.per_gpu
+        return self._told["free"]
 
 
 @contextmanager

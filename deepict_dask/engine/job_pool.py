@@ -19,6 +19,7 @@ import logging
 import re
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -96,8 +97,8 @@ class JobPool:
     _counter: Any = field(default_factory=itertools.count)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
-    _failures: int = 0
-    """Jobs in a row that ended before a worker came."""
+    _failures: Counter[str] = field(default_factory=Counter)
+    """Jobs of a group that ended, one after another, before a worker came."""
     _none_since: dict[str, float] = field(default_factory=dict)
     """Since when a group has had no worker."""
     _told: float = 0.0
@@ -142,10 +143,10 @@ class JobPool:
         slots, self._slots = self._slots, []
         _run(_cancelled([slot.job for slot in slots]))
 
-    @property
-    def _tries(self) -> int:
-        """How many jobs in a row may end before a worker comes."""
-        return max(3, len(self._slots))
+    def _keeps_failing(self, group: str) -> bool:
+        """Say whether as many jobs of a group ended without a worker as are worth trying."""
+        n_slots = sum(slot.group == group for slot in self._slots)
+        return self._failures[group] >= max(3, n_slots)
 
     def _groups_without(self, names: set[str]) -> list[str]:
         """Return the groups of which no worker is there."""
@@ -181,7 +182,8 @@ class JobPool:
         absent = []
         for slot in self._slots:
             if slot.has_worker(names):
-                self._failures = self._failures if slot.arrived else 0
+                if not slot.arrived:
+                    self._failures[slot.group] = 0
                 slot.arrived, slot.missing_since = True, None
             else:
                 absent.append(slot)
@@ -206,9 +208,9 @@ class JobPool:
     def _replace(self, slot: _Slot) -> None:
         """Send another job in place of a lost one, unless jobs keep failing."""
         if not slot.arrived:
-            if self._failures >= self._tries:
+            if self._keeps_failing(slot.group):
                 return
-            self._failures += 1
+            self._failures[slot.group] += 1
         log.warning("job %s of %s is lost; sending another", slot.number, self.system.title)
         _run(_cancelled([slot.job]))
         try:
@@ -225,9 +227,11 @@ class JobPool:
         limit, waited = self.profiles[group].wait_s, now - self._none_since[group]
         found = [(states or {}).get(slot.number, "nothing of it") for slot in slots]
         said = ", ".join(f"{found.count(state)} x {state}" for state in sorted(set(found)))
-        if self._failures >= self._tries:
+        queued = states is None or any(slot.number in states for slot in slots)
+        fresh = any(now - slot.submitted <= _SUBMITTED_S for slot in slots)
+        if self._keeps_failing(group) and not queued and not fresh:
             self._give_up(
-                f"{self._failures} jobs of {title} ended before a worker came; "
+                f"{self._failures[group]} jobs of {title} ended before a worker came; "
                 f"{self._last_words(slots)}"
             )
         elif all(re.search(self.system.hopeless, state) for state in found):

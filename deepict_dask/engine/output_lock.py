@@ -5,6 +5,8 @@
 2. The file says who holds it, for messages. Its time is renewed while the driver lives.
 3. Where a file system has no such locks, or when somebody only wants to know, the holder is looked
    for: a process of this machine by its number and start, one elsewhere by the file's time.
+4. Some file systems have locks that other machines do not see (Lustre with ``localflock``, NFS with
+   ``local_lock``). So a holder on another machine is given the time of three signs of life.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import getpass
 import json
+import logging
 import os
 import platform
 import threading
@@ -33,6 +36,11 @@ __all__ = ["Holder", "OutputLock", "living_holder"]
 _BEAT_S = 20.0
 _SILENCE_S = 120.0
 """A driver on another machine that has been silent for so long is taken for dead."""
+_DEATH_S = 3 * _BEAT_S
+"""So is one whose lock could be taken and that gives no sign of life for so long."""
+_POLL_S = 1.0
+
+log = logging.getLogger("deepict_dask")
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,8 @@ class OutputLock:
     ----------
     path
         The lock's file; its folder is made.
+    wait_s
+        How long to wait for another process to give it up.
 
     Raises
     ------
@@ -119,8 +129,9 @@ class OutputLock:
     deepict_dask.core.errors.LedgerError: ...: expected to work here alone, found a run of ...
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait_s: float = 0.0) -> None:
         self._path = path
+        self._wait_s = wait_s
         self._file = -1
         self._ended = threading.Event()
 
@@ -129,6 +140,10 @@ class OutputLock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             is_ours = self._acquire()
+            until = time.monotonic() + self._wait_s
+            while not is_ours and time.monotonic() < until:
+                time.sleep(_POLL_S)
+                is_ours = self._acquire()
             if is_ours:
                 self._write(json.dumps(asdict(Holder.ours())))
         except OSError as error:
@@ -155,7 +170,28 @@ class OutputLock:
             return False
         except OSError:  # no such locks on this file system
             return living_holder(self._path) is None
-        return True
+        return not self._lives_elsewhere()
+
+    def _lives_elsewhere(self) -> bool:
+        """Say whether a process of another machine, which sees no lock of ours, works here."""
+        holder = living_holder(self._path)
+        if holder is None or holder.host == platform.node():
+            return False
+        log.warning(
+            "%s: %s has not ended it; waiting %.0f s for a sign of life",
+            self._path.parent.parent, holder, _DEATH_S,
+        )  # fmt: skip
+        sign, until = self._seen(), time.monotonic() + _DEATH_S
+        while time.monotonic() < until:
+            time.sleep(_POLL_S)
+            if self._seen() != sign:
+                return living_holder(self._path) is not None
+        return False
+
+    def _seen(self) -> float:
+        """Return when the file was last changed; opened anew, so that NFS asks its server."""
+        with self._path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime
 
     def _write(self, text: str) -> None:
         os.ftruncate(self._file, 0)

@@ -27,6 +27,7 @@ import numpy as np
 
 from ..core.geometry import Block, Grid, Vec, as_vec
 from .arrays import naming, read_windows, run_each, task_key
+from .budget import check_source_chunks
 from .device_part import device_part, ready_for_upload
 from .handover import HandedOver
 
@@ -275,6 +276,7 @@ def reduce_chunks(
     --------
     See `deepict_dask.jobs.picking.pick` for a call.
     """
+    check_source_chunks(sources, workers.memory_of(reduction))
     where = sources[0].path if spill is None else f"{spill.path}, from {sources[0].path}"
     tree = _Tree(grid.counts)
     numbers = itertools.count()

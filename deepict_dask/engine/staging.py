@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ FOLDER_MARKS = ("run.json",)
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", "0/zarr.json")
 """Files that tell a Zarr store."""
 
+_log = logging.getLogger(__name__)
 _HALF_A_CHUNK = re.compile(r"\.[0-9a-f]{32}\.partial$")
 _ABANDONED: set[Path] = set()
 """Partial folders that were removed while tasks may still have been writing to them."""
@@ -94,6 +96,9 @@ class StagedOutput:
         Replace a finished output of the same kind; never anything else.
     marks
         Files of which a finished folder holds one; none where the output is a file.
+    own
+        Every name that such an output may have in its folder: others are of the user and go into
+        the folder that replaces it. None: all of it is ours.
 
     Raises
     ------
@@ -121,11 +126,13 @@ class StagedOutput:
         *,
         overwrite: bool = False,
         marks: tuple[str, ...] = FOLDER_MARKS,
+        own: frozenset[str] | None = None,
     ) -> None:
         self.path = Path(path).absolute()
         self.key = key
         self.overwrite = overwrite
         self.marks = marks
+        self.own = own
         self.resumed = False
         """Whether unfinished work of the same request was found."""
         self._lock = -1
@@ -263,12 +270,26 @@ class StagedOutput:
         """
         made = self.folder if inner is None else self.partial / inner
         _remove_leftovers(made)
-        remove(self._aside)
+        self._clear_aside()
         if self.path.is_dir():  # a file is replaced in one step
             os.replace(self.path, self._aside)
         os.replace(made, self.path)
-        remove(self._aside)
+        self._clear_aside()
         remove(self.partial)
+
+    def _clear_aside(self) -> None:
+        """Remove the old output; what a user has put into its folder goes into the new one."""
+        if self.own is not None and self._aside.is_dir() and self.path.is_dir():
+            theirs = [p for p in self._aside.iterdir() if p.name not in self.own]
+            for path in theirs:
+                if not (self.path / path.name).exists():
+                    os.replace(path, self.path / path.name)
+            if theirs:
+                _log.warning(
+                    "%s: made again; files that are not of it were kept: %s",
+                    self.path, ", ".join(sorted(path.name for path in theirs)),
+                )  # fmt: skip
+        remove(self._aside)
 
     def clear_remains(self) -> None:
         """Remove what stands beside a finished output if its run was killed after naming it.
@@ -281,7 +302,7 @@ class StagedOutput:
         with suppress(LedgerError, OSError):
             self._acquire()
             try:
-                remove(self._aside)
+                self._clear_aside()
                 remove(self.partial)
             finally:
                 self._release()

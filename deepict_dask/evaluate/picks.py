@@ -108,7 +108,9 @@ class PicksScore:
         return self.n_true - self.true_positives
 
 
-def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tuple[Any, Any]:
+def same_class(
+    predicted: Any, true: Any, class_name: str | None = None, true_class: str | None = None
+) -> tuple[Any, Any]:
     """Return the rows of one class of two picks tables.
 
     Parameters
@@ -118,12 +120,14 @@ def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tupl
         have their numbers as names; others without names are of one class.
     class_name
         Which class; by default the one class of ``predicted``, else of ``true``.
+    true_class
+        What ``true`` calls it, where that is another name.
 
     Raises
     ------
     ConfigError
-        There are several classes and none was chosen, the class is in neither table, or one table
-        has names and the other numbers.
+        There are several classes and none was chosen, the class is in neither table, ``true_class``
+        is not in ``true``, or one table has names and the other numbers.
 
     Examples
     --------
@@ -132,7 +136,10 @@ def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tupl
     >>> len(same_class(pd.DataFrame({"x": [1]}), true, "fas")[1])
     1
     """
-    predicted, true = tables = named_by_number(predicted), named_by_number(true)
+    predicted, true = named_by_number(predicted), named_by_number(true)
+    if true_class is not None:
+        true = _only_class(true, true_class)
+    tables = predicted, true
     known = [set(t["class_name"].dropna()) if "class_name" in t else set() for t in tables]
     single = next((names for names in known if len(names) == 1), None)
     if class_name is None and single and all(single <= names or not names for names in known):
@@ -141,7 +148,7 @@ def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tupl
     if class_name is None and everything:
         raise ConfigError(
             f"picks: expected one class to compare, found {', '.join(map(str, everything))}; "
-            "choose one with --class"
+            "choose one with --class (and with --true-class what the true list calls it)"
         )
     if class_name is not None:
         _refuse_other_names(tables, known, class_name)
@@ -154,6 +161,17 @@ def same_class(predicted: Any, true: Any, class_name: str | None = None) -> tupl
         for t, names in zip(tables, known, strict=True)
     )
     return predicted, true
+
+
+def _only_class(true: Any, true_class: str) -> Any:
+    """Return the particles of one class of the true list, which then is of one class."""
+    known = set(true["class_name"].dropna()) if "class_name" in true else set()
+    if true_class not in known:
+        raise ConfigError(
+            f"true particles: expected the class {true_class} (--true-class), found "
+            f"{', '.join(sorted(map(str, known))) or 'no names of classes'}"
+        )
+    return true[true["class_name"] == true_class].drop(columns="class_name")
 
 
 def _refuse_other_names(tables: Sequence[Any], known: Sequence[set[str]], class_name: str) -> None:

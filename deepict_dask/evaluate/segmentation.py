@@ -83,6 +83,8 @@ class CompareReduction(TreeReduction[Tally, Tally]):
     threshold: float = 0.5
     label_value: int | None = None
     """Voxels of the truth equal to it are true; None: those that are not 0."""
+    predicted_label_value: int | None = None
+    """Voxels of the prediction equal to it are predicted; None: those above ``threshold``."""
     sample: int = 5000
     """Voxels behind the curve; 0 takes all of them, by a histogram."""
     seed: int = 0
@@ -163,7 +165,10 @@ class CompareReduction(TreeReduction[Tally, Tally]):
     ) -> tuple[Array, Array, Array]:
         """Return the score of each voxel, the segmentation and the target."""
         above = predicted > self.threshold
-        score = predicted if predicted.dtype.kind == "f" else above
+        if self.predicted_label_value is not None:
+            above = predicted == self.predicted_label_value
+        is_score = predicted.dtype.kind == "f" and self.predicted_label_value is None
+        score = predicted if is_score else above
         if self.label_value is not None:
             target = target == self.label_value
         if region is None:
@@ -184,7 +189,8 @@ class CompareReduction(TreeReduction[Tally, Tally]):
     def _kind_of_values(self, number: int) -> str:
         """Return what a volume must hold: the histogram and the sums have limits."""
         if number == 0:
-            return "numbers" if self.sample else "scores"
+            is_score = not self.sample and self.predicted_label_value is None
+            return "scores" if is_score else "numbers"
         summed = self.published and (number == 2 or self.label_value is None)
         if summed:
             return "labels"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic import model_validator as validator
 
@@ -40,6 +41,8 @@ class PicksEvaluation(Strict):
     """Which tomogram's particles to take from a list of several (STAR)."""
     class_name: str | None = Field(None, alias="class")
     """Which class to compare, where a list has several."""
+    true_class: str | None = None
+    """What the true list calls this class, where that is another name."""
     compat: Literal["deepict"] | None = None
     """Count as DeePiCt does."""
 
@@ -90,6 +93,9 @@ class SegmentationEvaluation(Strict):
     """Scores above it count as predicted."""
     label_value: int | None = None
     """Voxels of the truth equal to it are true; None: those that are not 0."""
+    predicted_label_value: int | None = None
+    """Voxels of a predicted label volume equal to it are predicted; None: those above
+    ``threshold``."""
     class_name: str | None = Field(None, alias="class")
     """Which class of a score map with several."""
     sample: NonNegativeInt = 5000
@@ -98,3 +104,22 @@ class SegmentationEvaluation(Strict):
     """Another seed draws other voxels."""
     compat: Literal["deepict"] | None = None
     """DeePiCt's Dice; volumes are cut to one shape, a region multiplies the prediction only."""
+
+    def unsaid_label(self, dtype: str) -> str | None:
+        """Return what to say where one label is compared with all of a prediction of labels.
+
+        Examples
+        --------
+        >>> SegmentationEvaluation(label_value=2).unsaid_label("float32") is None
+        True
+        >>> SegmentationEvaluation(label_value=2).unsaid_label("uint8")
+        'all voxels above 0.5 are compared with label 2 of the truth; if it holds labels too, ...
+        """
+        if self.label_value is None or self.predicted_label_value is not None:
+            return None
+        if np.dtype(dtype).kind not in "iu":
+            return None
+        return (
+            f"all voxels above {self.threshold:g} are compared with label {self.label_value} of "
+            "the truth; if it holds labels too, choose one with --predicted-label-value"
+        )

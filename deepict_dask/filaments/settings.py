@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import model_validator as validator
 
 from ..config.stages import Strict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..core.geometry import Vec
 
 __all__ = ["FilamentSettings", "VoxelLengths"]
@@ -27,6 +30,9 @@ Measured, not proven: of 2,088 cuts through rough and smooth tubes of 1 to 9 vox
 and touching, none reached further (2 radii and 4 voxels would have failed for 2); with this halo
 618 chunkings of such scenes, 2,914 planes of chunk faces in all, gave the skeleton of the whole.
 """
+
+
+_NOT_PUBLISHED = ("threshold", "label_value", "max_radius_nm", "max_hole_nm", "smoothing_nm")
 
 
 class FilamentSettings(Strict):
@@ -61,7 +67,27 @@ class FilamentSettings(Strict):
     label_value: int | None = None
     """Voxels of a label volume equal to this are filament, instead of ``threshold``."""
     compat: Literal["deepict"] | None = None
-    """Reproduce the published script."""
+    """Reproduce the published script, which takes every voxel above 0."""
+
+    @validator(mode="after")
+    def _not_ours(self) -> FilamentSettings:
+        if self.compat is not None and (ours := self.changed(_NOT_PUBLISHED)):
+            raise ValueError(
+                f"expected compat {self.compat} without {', '.join(ours)}, which the published "
+                "script does not have; leave them out"
+            )
+        return self
+
+    def changed(self, names: Iterable[str]) -> list[str]:
+        """Return those of the settings that have another value than by default.
+
+        Examples
+        --------
+        >>> FilamentSettings(step_nm=4).changed(["step_nm", "threshold"])
+        ['step_nm']
+        """
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].default]
 
     def voxels(self, voxel_spacing_angstrom: float) -> VoxelLengths:
         """Return the lengths in voxels of this size."""

@@ -38,6 +38,7 @@ from .picks_formats.deepfinder import (
 )
 from .picks_formats.dynamo import dump_dynamo, load_dynamo
 from .picks_formats.imod import dump_imod, load_imod
+from .picks_formats.napari import dump_napari, load_napari
 from .picks_formats.portal import dump_portal, load_portal
 from .picks_numbers import loses_class_names
 from .picks_table import TomogramFrame, of_tomogram, warn_of_strays
@@ -139,6 +140,7 @@ FORMATS: dict[str, PicksFormat] = {
     ),
     "copick": PicksFormat(load_copick, dump_copick, (".json",)),
     "portal": PicksFormat(load_portal, dump_portal, (".ndjson", ".jsonl")),
+    "napari": PicksFormat(load_napari, dump_napari),
     "deepfinder": PicksFormat(load_deepfinder_xml, dump_deepfinder_xml, (".xml",)),
     "deepfinder-xlsx": PicksFormat(load_deepfinder_xlsx, dump_deepfinder_xlsx, (".xlsx",)),
     "coords": PicksFormat(load_coords, dump_coords, (".coords",), holds=_CLASSES | {"score"}),

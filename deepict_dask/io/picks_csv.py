@@ -133,6 +133,12 @@ def _names_of(table: TextTable) -> Sequence[str]:
         return _HEADERLESS[table.n_columns]
     known = {"x", "y", "z", "score"}
     names = [name.lower() if name.lower() in known else name for name in table.rows[0]]
+    if "axis-0" in names:
+        raise PicksFormatError(
+            f"{table.path}: expected positions in voxels, found points that napari saved; give "
+            "--from napari where they are in Å (a layer of `view`), or call axis-0, axis-1, axis-2 "
+            "z, y, x where they are in voxels (a layer drawn anew)"
+        )
     if not {"x", "y", "z"} <= set(names) or len(set(names)) < len(names):
         raise PicksFormatError(
             f"{table.path}: expected a header that names x, y and z once, found {names}; "

@@ -41,7 +41,10 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_SUFFIX = re.compile(r"(\.(tomostar|mrcs?|rec|st|map|em|zarr|gz|bz2))+$", re.IGNORECASE)
+_SUFFIX = re.compile(
+    r"(_\d+\.\d+Apx)?(\.(tomostar|mrcs?|rec|st|map|em|zarr|gz|bz2))+$|_\d+\.\d+Apx$", re.IGNORECASE
+)
+"""Endings that do not tell tomograms apart, also Warp's voxel size (``TS_1_10.00Apx.mrc``)."""
 
 Centre = Literal["half", "half-minus-one"]
 """Where centred coordinates have their origin; see `deepict_dask.io.star`."""
@@ -90,11 +93,13 @@ is not known; pass voxel_spacing_angstrom (--voxel-spacing-angstrom)
             )
         return self.voxel_spacing_angstrom
 
-    def need_shape(self, where: object) -> Vec:
+    def need_shape(
+        self, where: object, why: str = "positions count from the tomogram's centre"
+    ) -> Vec:
         """Return the shape in voxels, or raise `PicksFormatError` that says what to pass."""
         if self.shape is None:
             raise PicksFormatError(
-                f"{where}: positions count from the tomogram's centre and its shape is not known; "
+                f"{where}: {why} and its shape is not known; "
                 "pass tomogram_shape (--tomogram-shape Z,Y,X)"
             )
         return self.shape
@@ -196,10 +201,10 @@ def _folder(name: str) -> str:
 def of_tomogram(picks: pd.DataFrame, name: str | None, where: object) -> pd.DataFrame:
     """Return the picks of one tomogram, under the name asked for; all of them without a name.
 
-    "TS_1" also means "TS_1.tomostar" and "folder/TS_1.mrc", but not those of two folders. A list
-    that numbers its tomograms (Dynamo, motl) is asked by number, "116", or by number and the name
-    it is to have, "116=TS_1". A list that neither names nor numbers several tomograms is taken to
-    be of the one asked for.
+    "TS_1" also means "TS_1.tomostar", "TS_1_10.00Apx.mrc" and "folder/TS_1.mrc", but not those of
+    two folders. A list that numbers its tomograms (Dynamo, motl) is asked by number, "116", or by
+    number and the name it is to have, "116=TS_1", which a list with names takes as "TS_1". A list
+    that neither names nor numbers several tomograms is taken to be of the one asked for.
 
     Raises
     ------
@@ -221,6 +226,9 @@ def of_tomogram(picks: pd.DataFrame, name: str | None, where: object) -> pd.Data
     if "tomogram_name" not in picks.columns:
         return _of_number(picks, name, where) if "tomogram_number" in picks.columns else picks
     names = picks["tomogram_name"].astype(str)
+    number, equals, called = name.partition("=")
+    if equals and number.strip().isdecimal() and _stem(name) not in map(_stem, names.unique()):
+        name = called  # a number and a name, for a numbered list beside this one
     wanted = _stem(name)
     alike = sorted({one for one in names if _stem(one) == wanted})
     chosen = [name] if name in alike else alike
@@ -234,7 +242,8 @@ def of_tomogram(picks: pd.DataFrame, name: str | None, where: object) -> pd.Data
         found = sorted(set(names))
         raise PicksFormatError(
             f"{where}: expected particles of tomogram {name!r}, found {len(found)} others "
-            f"({', '.join(found[:3])}, ...); pass one of these as tomogram_name, or none"
+            f"({', '.join(found[:3])}, ...); pass one of these as tomogram_name, or none "
+            "(a run and `train` take the name of the tomogram in their table)"
         )
     return kept.assign(tomogram_name=name)
 

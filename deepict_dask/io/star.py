@@ -16,7 +16,8 @@ What does a position in a STAR file mean, and which voxel is it?
    are subtracted, turned by the subtomogram's own angles where a file gives them.
 5. ``rlnAngleRot/Tilt/Psi`` become the picks' angles, behind ``rlnTomoSubtomogramRot/Tilt/Psi``
    where a file has these too: RELION's matrix is the subtomogram's times the particle's.
-6. ``rlnClassNumber`` is ``class_number``. A particle gets the columns of its optics group.
+6. M's columns (``wrpCoordinateX1``) and Warp's fractions of the tomogram: `star_warp`.
+7. ``rlnClassNumber`` is ``class_number``. A particle gets the columns of its optics group.
 
 The file names no time and no machine, so the same picks give the same bytes.
 """
@@ -33,6 +34,7 @@ from ..core.errors import PicksFormatError
 from .orientation import angles_from_matrices, matrices_from_angles, with_angles
 from .picks_table import TomogramFrame, checked_picks, make_picks
 from .star_optics import numbers_of, pixel_sizes, with_optics
+from .star_warp import IN_ANGSTROM, are_fractions, with_relion_names
 from .star_write import (
     CENTRED,
     ORIGINS_ANGSTROM,
@@ -105,7 +107,7 @@ def load_star(path: Path, frame: TomogramFrame) -> pd.DataFrame:
     if name is not None:
         picks["tomogram_name"] = particles[name].fillna("").astype(str)
     picks = _with_orientation(picks, particles, path)
-    spent = {score, name, *CENTRED, *UNBINNED, *ORIGINS_ANGSTROM, *ORIGINS_PIXELS}
+    spent = {score, name, IN_ANGSTROM, *CENTRED, *UNBINNED, *ORIGINS_ANGSTROM, *ORIGINS_PIXELS}
     spent |= {*STAR_ANGLES, *_SUBTOMOGRAM_ANGLES} if "rot_degrees" in picks.columns else set()
     rest = particles[[column for column in particles.columns if column not in spent]]
     clear = {old: new for old, new in _RENAMED.items() if new not in rest.columns}
@@ -189,7 +191,7 @@ def _refuse_uneven_rows(path: Path) -> None:
 
 def _particles(blocks: Mapping[str, pd.DataFrame], path: Path) -> pd.DataFrame:
     for names in (CENTRED, UNBINNED):
-        for block in blocks.values():
+        for block in map(with_relion_names, blocks.values()):
             if set(names) <= set(block.columns):
                 return block.reset_index(drop=True)
     columns = {name for block in blocks.values() for name in block.columns}
@@ -202,12 +204,21 @@ def _particles(blocks: Mapping[str, pd.DataFrame], path: Path) -> pd.DataFrame:
 
 def _voxels(particles: pd.DataFrame, frame: TomogramFrame, path: Path) -> Numbers:
     """Return x, y, z in voxels, refinement offsets applied."""
+    if IN_ANGSTROM in particles.columns:
+        return numbers_of(particles, UNBINNED, path) / frame.need_spacing(path)
     pixel = pixel_sizes(particles, frame, path)
     if set(CENTRED) <= set(particles.columns):
         spacing = frame.need_spacing(path)
         shift = _offsets(particles, pixel, path)
         return (numbers_of(particles, CENTRED, path) - shift) / spacing + centre_xyz(frame, path)
     coordinates = numbers_of(particles, UNBINNED, path)
+    if pixel is None and are_fractions(coordinates):
+        _log.warning(
+            "%s: no pixel size found and positions from 0 to 1; they are taken as fractions of the "
+            "tomogram's size, as Warp's template matching writes them", path,
+        )  # fmt: skip
+        shape = frame.need_shape(path, "positions are fractions of the tomogram's size")
+        return coordinates * shape[::-1] - _offsets_in_voxels(particles, frame, path)
     if pixel is None:
         _log.warning(
             "%s: no pixel size found; its coordinates are taken as voxels of the tomogram", path

@@ -10,6 +10,7 @@ then all are numbered anew.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,8 @@ __all__ = [
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
+_log = logging.getLogger(__name__)
+_TOLERANCE = 0.01
 GROUP = "rlnOpticsGroup"
 TILT_SERIES_PIXEL = "rlnTomoTiltSeriesPixelSize"
 OPTICS = (
@@ -115,9 +118,11 @@ def pixel_sizes(particles: pd.DataFrame, frame: TomogramFrame, where: object) ->
     SpacingError
         Where a size is no positive number.
     """
-    if frame.tilt_series_pixel_size_angstrom is not None:
-        return np.full(len(particles), frame.tilt_series_pixel_size_angstrom)
     sizes = _stated_sizes(particles, where)
+    given = frame.tilt_series_pixel_size_angstrom
+    if given is not None:
+        _warn_of_other_sizes(sizes, given, where)
+        return np.full(len(particles), given)
     if sizes is None or np.isnan(sizes).all():
         return None
     if not (np.isfinite(sizes) & (sizes > 0)).all():
@@ -128,6 +133,18 @@ def pixel_sizes(particles: pd.DataFrame, frame: TomogramFrame, where: object) ->
             "(--pixel-size-angstrom)"
         )
     return sizes
+
+
+def _warn_of_other_sizes(stated: Numbers | None, given: float, where: object) -> None:
+    """Say where a file says another size than the one that is used."""
+    if stated is None:
+        return
+    known = stated[np.isfinite(stated) & (stated > 0)]
+    if len(known) and np.abs(known / given - 1).max() > _TOLERANCE:
+        _log.warning(
+            "%s: counts pixels of %.4g Å, but %.4g Å is given and used (--pixel-size-angstrom)",
+            where, known[0], given,
+        )  # fmt: skip
 
 
 def _stated_sizes(particles: pd.DataFrame, where: object) -> Numbers | None:

@@ -37,6 +37,7 @@ __all__ = [
     "export_volume",
     "is_volume_path",
     "looks_like_volume",
+    "open_first_class",
     "open_volume",
     "peek",
 ]
@@ -112,10 +113,30 @@ def open_volume(
         return _with_spacing(reader, path, description.path, voxel_spacing_angstrom)
     if spacing_required and description.spacing_problem:
         raise SpacingError(
-            f"{description.path}: {description.spacing_problem}; pass "
-            "--voxel-spacing-angstrom to override"
+            f"{description.path}: {description.spacing_problem}; pass --voxel-spacing-angstrom "
+            "(in a config or in Python: voxel_spacing_angstrom) to override"
         )
     return reader
+
+
+def open_first_class(
+    path: str | os.PathLike[str], voxel_spacing_angstrom: float | None = None
+) -> AnyReader:
+    """Open a volume to show it: of a score map with several classes the first, spacing or not.
+
+    Parameters
+    ----------
+    path, voxel_spacing_angstrom
+        As of `open_volume`.
+    """
+    spacing = voxel_spacing_angstrom
+    reader = open_volume(path, spacing_required=False, voxel_spacing_angstrom=spacing)
+    if not reader.header.class_names:
+        return reader
+    first = reader.header.class_names[0]
+    return open_volume(
+        path, spacing_required=False, voxel_spacing_angstrom=spacing, class_name=first
+    )
 
 
 def _with_spacing(

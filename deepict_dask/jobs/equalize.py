@@ -157,7 +157,7 @@ def equalize_volume(
     source = source.absolute()  # workers may run in another folder
     request: dict[str, Any] = {
         "job": "equalize", "input": fingerprint(source), "target": fingerprint(settings.target),
-        "settings": settings.model_dump(mode="json"), "chunks": session.chunks,
+        "settings": settings.model_dump(mode="json", exclude={"target"}), "chunks": session.chunks,
         "spacing": session.voxel_spacing_angstrom,
     }  # fmt: skip
     with volume_output(session, target, request_key(request)) as output:

@@ -92,7 +92,7 @@ def _judge_picks(predicted: Path, truth: Path, settings: PicksEvaluation) -> Jud
     lists = [read_picks(path, **settings.frame) for path in (predicted, truth)]
     for path, picks in zip((predicted, truth), lists, strict=True):
         check_one_tomogram(picks, path, "judge each tomogram in a row of --table (tomogram_name)")
-    found, true = same_class(lists[0], lists[1], settings.class_name)
+    found, true = same_class(lists[0], lists[1], settings.class_name, settings.true_class)
     places = true[["z", "y", "x"]].to_numpy()
     _warn_of_odd_lists(predicted, truth, len(found), places)
     return judge_picks(
@@ -125,7 +125,7 @@ def evaluate_picks_table(table: Path, settings: PicksEvaluation | None = None) -
     table
         CSV with the columns ``name``, ``predicted``, ``truth`` and optionally
         ``voxel_spacing_angstrom``, ``tomogram_shape`` (Z,Y,X in quotes), ``tomogram_name``,
-        ``class``.
+        ``class``, ``true_class``.
     settings
         What holds for all; the table's cells come first.
 
@@ -141,7 +141,7 @@ def evaluate_picks_table(table: Path, settings: PicksEvaluation | None = None) -
         The table cannot be used.
     """
     wanted = settings or PicksEvaluation()
-    optional = {"voxel_spacing_angstrom", "tomogram_shape", "tomogram_name", "class"}
+    optional = {"voxel_spacing_angstrom", "tomogram_shape", "tomogram_name", "class", "true_class"}
 
     def judge(row: TableRow) -> JudgedPicks:
         cells: dict[str, Any] = dict(row.cells)
@@ -210,7 +210,7 @@ def evaluate_segmentation_table(
         Workers and wishes.
     table
         CSV with the columns ``name``, ``predicted``, ``truth`` and optionally ``region_mask``,
-        ``class``, ``label_value``.
+        ``class``, ``label_value``, ``predicted_label_value``.
     settings
         What holds for all; the table's cells come first.
     region_mask
@@ -239,7 +239,7 @@ def evaluate_segmentation_table(
     def score(tally: Tally) -> SegmentationScore:
         return score_segmentation(tally, published=wanted.compat is not None)
 
-    rows = read_table(table, {"region_mask", "class", "label_value"})
+    rows = read_table(table, {"region_mask", "class", "label_value", "predicted_label_value"})
     return _evaluate_rows(rows, judge, score, pool_tallies)
 
 
@@ -280,10 +280,13 @@ def _compare(
     """Open two or three volumes and compare them chunk by chunk."""
     with _opened(session, predicted, truth, region_mask, settings) as sources:
         shape = sources[0].header.shape
+        if unsaid := settings.unsaid_label(sources[0].header.dtype):
+            log.warning("%s: %s", sources[0].path, unsaid)
         compare = CompareReduction(
             shape,
             threshold=settings.threshold,
             label_value=settings.label_value,
+            predicted_label_value=settings.predicted_label_value,
             sample=settings.sample,
             seed=settings.seed,
             published=settings.compat is not None,

@@ -39,6 +39,7 @@ from ..filaments.deepict_compat import (
     dump_coordinates,
 )
 from ..filaments.deepict_config import parse_compat_config
+from ..io.datasets.names import short_name
 from ..io.picks import write_picks
 from ..io.volumes import open_volume
 
@@ -55,6 +56,9 @@ log = logging.getLogger("deepict_dask")
 _TEXT = (".csv", ".txt", ".tsv")
 _STAR = ".star"
 _SPACING_TOLERANCE = 0.01
+_MOST_VOXELS = 5_000_000
+"""Of a skeleton; each takes some 500 bytes while it is traced. A cell has some 100,000."""
+_IN_THE_CONFIG = ("erode_voxels", "min_length_nm", "step_nm", "max_gap_nm", "max_angle_degrees")
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def trace_filaments(
         "job": "filaments", "input": fingerprint(mask), "config": config and fingerprint(config),
         "settings": settings.model_dump(mode="json"), "spacing": session.voxel_spacing_angstrom,
     }  # fmt: skip
-    name = tomogram_name or mask.name.split(".")[0]
+    name = tomogram_name or short_name(mask)
     overwrite = session.overwrite
     with StagedOutput(target, request_key(request), overwrite=overwrite, marks=()) as staged:
         reader = open_volume(
@@ -147,11 +151,16 @@ def check_target(target: Path) -> None:
 
 
 def check_config(config: Path | None, settings: FilamentSettings) -> None:
-    """Refuse the published script's config without its mode."""
+    """Refuse the published script's config without its mode, or with numbers besides."""
     if config is not None and settings.compat is None:
         raise ConfigError(
             "filaments: expected --config together with --compat deepict only, found it alone; "
             "give the numbers as options instead"
+        )
+    if config is not None and (given := settings.changed(_IN_THE_CONFIG)):
+        raise ConfigError(
+            f"{config}: expected the numbers of the config alone, found {', '.join(given)} "
+            "besides; leave them out, or leave out --config"
         )
 
 
@@ -198,6 +207,12 @@ class _FilamentJob:
         with session.progress.stage(op.name, grid.n_blocks) as advance:
             found: Skeleton = reduce_chunks(
                 session.workers, op, [self.reader], grid, on_done=advance
+            )
+        if len(found.voxels) > _MOST_VOXELS:
+            raise ConfigError(
+                f"{self.reader.path}: expected a mask of filaments, found {len(found.voxels)} "
+                "voxels on its middle lines: give a higher --threshold, or one label "
+                "(--label-value)"
             )
         return found
 

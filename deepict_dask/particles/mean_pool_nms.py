@@ -225,6 +225,8 @@ class MeanPoolReduction(TreeReduction[PeaksFound, PeaksFound]):
 
     settings: MeanPoolSettings
     device: str = "cpu"
+    n_windows: int = 1
+    """Score maps that are read for a block; only ``bytes_needed`` depends on it."""
     name: str = "mean-pool nms"
 
     @property
@@ -270,7 +272,7 @@ class MeanPoolReduction(TreeReduction[PeaksFound, PeaksFound]):
 
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the peak bytes of one task: windows, sums, a padded copy and two pairs."""
-        return math.prod(window_shape) * 48
+        return math.prod(window_shape) * (44 + 4 * self.n_windows)
 
 
 def keep_highest(rows: np.ndarray[Any, Any], min_distance: float) -> np.ndarray[Any, Any]:

@@ -37,6 +37,8 @@ class MaskSurvey:
     minimum: float = math.inf
     """Smallest value, NaN where a voxel is NaN."""
     maximum: float = -math.inf
+    is_fractional: bool = False
+    """Whether a voxel lies between 0 and 1, as in a score map."""
 
     @property
     def is_empty(self) -> bool:
@@ -81,7 +83,8 @@ class SurveyReduction(TreeReduction[MaskSurvey, MaskSurvey]):
         if len(parts):
             box = parts["stop"][0] - parts["start"][0]
             parts["full"] = np.count_nonzero(inside) == math.prod(box.tolist())
-        return MaskSurvey(parts, float(mask.min()), float(mask.max()))
+        fractional = mask.dtype.kind == "f" and bool((inside & (mask > 0) & (mask < 1)).any())
+        return MaskSurvey(parts, float(mask.min()), float(mask.max()), fractional)
 
     def combine(self, left: MaskSurvey, right: MaskSurvey) -> MaskSurvey:
         """Join two sets of parts."""
@@ -89,6 +92,7 @@ class SurveyReduction(TreeReduction[MaskSurvey, MaskSurvey]):
             np.concatenate([left.parts, right.parts]),
             float(np.minimum(left.minimum, right.minimum)),  # NaN stays NaN
             float(np.maximum(left.maximum, right.maximum)),
+            left.is_fractional or right.is_fractional,
         )
 
     def finalize(self, partial: MaskSurvey) -> MaskSurvey:
@@ -97,4 +101,4 @@ class SurveyReduction(TreeReduction[MaskSurvey, MaskSurvey]):
 
     def bytes_needed(self, window_shape: Vec) -> int:
         """Return the bytes of the mask, as stored and as read, and of what is inside."""
-        return math.prod(window_shape) * (2 * np.dtype(self.dtype).itemsize + 1) + (1 << 20)
+        return math.prod(window_shape) * (2 * np.dtype(self.dtype).itemsize + 3) + (1 << 20)

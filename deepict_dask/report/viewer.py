@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import DeepictError
-from ..io.volumes import open_volume
+from ..io.volumes import open_first_class
 from .elements import Html, element, script_data
 from .histograms import picks_drawn
 from .images import contrast_of, grey_uri, mask_uri, thumbnail_uri
@@ -96,24 +96,15 @@ def _background(source: TomogramSource, viewer: Viewer) -> VolumeReader | None:
         if path is None:
             continue
         try:
-            reader = _open(path, source.voxel_spacing_angstrom if kind == "tomogram" else None)
+            reader = open_first_class(
+                path, source.voxel_spacing_angstrom if kind == "tomogram" else None
+            )
         except (DeepictError, OSError) as error:
             viewer.notes.append(f"the {kind} is not shown: {error}")
             continue
         viewer.shown = f"{kind} {path}"
         return reader
     return None
-
-
-def _open(path: Path, voxel_spacing_angstrom: float | None = None) -> VolumeReader:
-    """Open a volume; of a score map with several classes the first."""
-    reader = open_volume(
-        path, spacing_required=False, voxel_spacing_angstrom=voxel_spacing_angstrom
-    )
-    names = reader.header.class_names
-    if names:
-        return open_volume(path, spacing_required=False, class_name=names[0])
-    return reader
 
 
 @dataclass(frozen=True)
@@ -130,7 +121,7 @@ class _Mask:
 
     def images(self, plan: ViewPlan) -> dict[str, list[str | None]]:
         """Return the pictures by axis: of pixels at least half of which are inside."""
-        reader = _open(self.path)
+        reader = open_first_class(self.path)
         if reader.header.shape != plan.shape:
             raise DeepictError(
                 f"{self.path}: expected {plan.shape} voxels, as the tomogram has, found "

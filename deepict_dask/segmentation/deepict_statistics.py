@@ -33,6 +33,8 @@ BUFFER = 8192
 """Voxels NumPy buffered in one reduction step (its default buffer size)."""
 SLAB_BYTES = 64 << 20
 """Bytes read at a time."""
+PART_BYTES = 8 << 20
+"""Bytes of float64 that are added at a time: there are four such arrays at once."""
 
 
 def deepict_statistics(volume: Array) -> tuple[float, float]:
@@ -60,13 +62,16 @@ def statistics_of(reader: VolumeReader) -> tuple[float, float]:
         Read twice, in slabs along z.
     """
     header = reader.header
-    plane = header.shape[1] * header.shape[2] * np.dtype(header.dtype).itemsize
-    depth = max(1, SLAB_BYTES // plane)
+    plane = header.shape[1] * header.shape[2]
+    depth = max(1, SLAB_BYTES // (plane * np.dtype(header.dtype).itemsize))
+    n_together = max(1, PART_BYTES // (plane * np.dtype(np.float64).itemsize))
 
     def slabs() -> Iterator[Array]:
         for z in range(0, header.shape[0], depth):
             stop = min(header.shape[0], z + depth)
-            yield reader.read(Box((z, 0, 0), (stop, *header.shape[1:])))
+            slab = reader.read(Box((z, 0, 0), (stop, *header.shape[1:])))
+            yield from (slab[i : i + n_together] for i in range(0, len(slab), n_together))
+            del slab  # before the next one is read
 
     return _statistics(slabs, header.n_voxels, np.dtype(header.dtype))
 

@@ -84,7 +84,8 @@ def assess_model(
     all_ends = itertools.repeat(None) if ends is None else iter(ends)
     for batch, of_batch in zip(batches, all_ends, strict=False):
         patches, targets = (part.to(device) for part in as_tensors(batch, flat=flat))
-        logits = network(patches).float()
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
+            logits = network(patches).float()
         losses.append(float(loss(logits, targets)))
         scores = class_scores(logits, softmax=softmax)
         for place, number in np.ndindex(len(scores), len(names)):

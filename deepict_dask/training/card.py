@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .data import TrainingData
     from .validation import Validated
 
-__all__ = ["equalization_of", "finished_card", "model_card", "training_key"]
+__all__ = ["equalization_of", "finished_card", "model_card", "training_key", "without_paths"]
 
 NOT_OF_THE_WEIGHTS = frozenset({
     "tomograms", "output", "cluster", "cross_validation", "search", "rounds",
@@ -40,7 +40,7 @@ def training_key(config: TrainConfig, data: TrainingData) -> str:
     """Return the key of a training: settings and content, not places or names of files."""
     start = config.network.start_from
     return request_key({
-        "job": "train", "inputs": _without_paths(data.inputs),
+        "job": "train", "inputs": without_paths(data.inputs),
         "config": config.model_dump(
             mode="json", exclude=dict.fromkeys(NOT_OF_THE_WEIGHTS, True) | PLACES
         ),
@@ -118,10 +118,10 @@ def _tomograms(data: TrainingData) -> str:
     return "1 tomogram" if found == 1 else f"{found} tomograms"
 
 
-def _without_paths(inputs: Any) -> Any:
+def without_paths(inputs: Any) -> Any:
     """Return what inputs hold, not where they are."""
     if isinstance(inputs, dict):
-        return {k: _without_paths(v) for k, v in inputs.items() if k not in ("path", "paths")}
+        return {k: without_paths(v) for k, v in inputs.items() if k not in ("path", "paths")}
     if isinstance(inputs, list | tuple):
-        return [_without_paths(one) for one in inputs]
+        return [without_paths(one) for one in inputs]
     return inputs

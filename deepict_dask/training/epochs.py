@@ -18,6 +18,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import Callback
 
 from ..core.errors import WorkFailedError
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import torch
     from lightning.pytorch import Trainer
 
     from .module import TrainingModule
@@ -243,9 +243,10 @@ def validate(module: TrainingModule) -> Validated | None:
         patches, targets = as_tensors(batch, flat=module.flat)
         return patches.to(device), targets.to(device)
 
-    return validated(
-        module.judged, module.data.validation_batches(limit), module.loss,
-        module.data.class_names, softmax=module.softmax, to_tensors=to_tensors,
-        counter=module.data.pick_counter(limit) if asked.choose == "f1_alpha" else None,
-        ends=module.data.validation_ends(limit),
-    )  # fmt: skip
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
+        return validated(
+            module.judged, module.data.validation_batches(limit), module.loss,
+            module.data.class_names, softmax=module.softmax, to_tensors=to_tensors,
+            counter=module.data.pick_counter(limit) if asked.choose == "f1_alpha" else None,
+            ends=module.data.validation_ends(limit),
+        )  # fmt: skip

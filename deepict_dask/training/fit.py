@@ -36,7 +36,6 @@ from .networks import channel_names, network_to_train
 from .norms import has_norms, measure_norms
 from .packages import require_training_packages
 from .processes import is_first_process, wait_for_first
-from .stream import as_tensors
 from .tables import draw_losses
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ MODEL_NAME = "model.safetensors"
 NORM_BATCHES = 16
 """Batches over which batch normalisation is measured again."""
 _KEY_FILE = "checkpoints/request"
+_SUCCESSION_S = 180.0
+"""A training whose worker was retired ends within this, and another worker goes on with it."""
 _MADE = (MODEL_NAME, "checkpoints", "metrics.csv", "losses.png", "tensorboard")
 
 
@@ -134,7 +135,7 @@ def train_network(
         if done is None:
             wait_for_first(folder / _KEY_FILE, key)
         return done or _train(config, data, folder, key, wishes)
-    with OutputLock(folder / "checkpoints" / "lock"):
+    with OutputLock(folder / "checkpoints" / "lock", _SUCCESSION_S if alone else 0.0):
         done = _prepare(folder, key, resume=resume, overwrite=overwrite)
         done = done or _train(config, data, folder, key, wishes)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -240,8 +241,11 @@ def _train(
     module = TrainingModule(network, config, data)
     books = Epochs(folder, tell=wishes.tell, checkpoint_steps=wishes.checkpoint_steps)
     _fit(module, books, folder, wishes)
-    network = module.end_with(books.best_weights).cpu()
+    network = module.end_with(books.best_weights)
+    if wishes.on_gpu and torch.cuda.is_available():  # where Lightning takes it away at the end
+        network.cuda()
     found = _with_norms(module)
+    network.cpu()
     card = model_card(
         config, data, key=key, best=books.best, found=found, steps=int(books.rows[-1]["step"]),
         minutes=books.seconds / 60, why_ended=books.stopped,
@@ -290,7 +294,8 @@ def _trainer(
 
     optimizer, on_gpu = module.config.optimizer, wishes.on_gpu
     several = on_gpu and not wishes.alone
-    here = wishes.alone or (several and _is_one_task_of_slurm())
+    # else Lightning takes Slurm's tasks for its own, and refuses a script without srun
+    here = not several or _is_one_task_of_slurm()
     logger = TensorBoardLogger(folder, name="", version="tensorboard", purge_step=done or None)
     return Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -344,7 +349,7 @@ def _with_norms(module: TrainingModule) -> Any:
     if not has_norms(network):
         return before
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    measure_norms(network, _patches(module))
+    measure_norms(network, module.fresh_patches(NORM_BATCHES))
     _settle(module)
     after = validate(module)
     if before is None or after is None:
@@ -361,12 +366,6 @@ def _settle(module: TrainingModule) -> None:
     """Make tied weights as symmetric as they are meant to be, where rounding moved them."""
     if module.config.network.mirror_symmetric:
         settle_mirrored(cast("UNet3D", module.network))
-
-
-def _patches(module: TrainingModule) -> Iterator[torch.Tensor]:
-    """Yield patches of batches that come after those of the training."""
-    for step in range(module.n_steps, module.n_steps + NORM_BATCHES):
-        yield as_tensors(module.data.batch(step), flat=module.flat)[0]
 
 
 @contextlib.contextmanager

@@ -105,10 +105,13 @@ def with_background(targets: torch.Tensor) -> torch.Tensor:
              [0., 0., 1.],
              [1., 0., 0.]]])
     """
-    background = 1 - targets.amax(1, keepdim=True)
-    everything = torch.cat([background, targets], dim=1)
-    last = everything.shape[1] - 1 - everything.flip(1).argmax(1)
-    return functional.one_hot(last, everything.shape[1]).movedim(-1, 1).to(targets.dtype)
+    classes = targets.unbind(1)  # whole channels: torch's argmax over them takes 20 times as long
+    highest = 1 - targets.amax(1)
+    right = torch.zeros_like(highest)
+    for number, one in enumerate(classes, 1):
+        right = torch.where(one >= highest, number, right)
+        highest = torch.maximum(highest, one)
+    return torch.stack([right == number for number in range(len(classes) + 1)], 1).to(targets)
 
 
 def class_scores(logits: torch.Tensor, *, softmax: bool) -> torch.Tensor:

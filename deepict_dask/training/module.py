@@ -19,13 +19,16 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..core.errors import WorkFailedError
 from ..models.architecture import ends_in_softmax
+from .apart import PatchesApart
 from .losses import loss_function
 from .muon import Muon
 from .networks import is_flat
 from .schedule import first_beta_at, rate_at
-from .stream import BatchStream, memory_format
+from .stream import BatchStream, as_tensors, memory_format
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..config.training import TrainConfig
     from ..models.architecture import Network
     from .data import TrainingData
@@ -60,6 +63,7 @@ class TrainingModule(lightning.LightningModule):
         """A copy of the network with the running mean of its weights."""
         if config.optimizer.weight_averaging:
             self.averaged = _averaged(self.network, config.optimizer.weight_averaging)
+        self.apart = PatchesApart(self.network) if config.optimizer.patches_apart else None
         self.loss = loss_function(config.optimizer.loss, softmax=self.softmax)
         self.n_steps = config.optimizer.epochs * config.optimizer.steps_per_epoch
         self.done = 0.0
@@ -124,12 +128,19 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:  # noqa: ARG002
         """Return the loss of a batch."""
         patches, targets = batch
-        logits = self.network(patches)
+        logits = (self.apart or self.network)(patches)
         with torch.autocast(self.device.type, enabled=False):
             loss = self.loss(logits.float(), targets)
         if not torch.isfinite(loss):
             raise WorkFailedError(self._lost(patches, loss))
         return loss
+
+    def fresh_patches(self, n_batches: int) -> Iterator[torch.Tensor]:
+        """Yield patches of batches that come after those of the training, as it takes them."""
+        for step in range(self.n_steps, self.n_steps + n_batches):
+            patches = as_tensors(self.data.batch(step), flat=self.flat)[0]
+            patches = patches.to(next(self.network.parameters()).device)
+            yield from patches.split(len(patches) if self.apart is None else 1)
 
     def _lost(self, patches: torch.Tensor, loss: torch.Tensor) -> str:
         where = f"training: step {self.global_step + 1}: expected a finite loss, found {loss:g}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,15 +29,14 @@ from ..io.picks_formats.napari import napari_points_pieces
 from ..io.pyramid import level_factors
 from ..io.replace import replace_file
 from ..io.unpack import unpacked_for_now
+from ..io.volumes import open_first_class
 from ..jobs.convert import CopyOp
 from ..jobs.pyramid import open_marks, write_levels
 from ..jobs.volume_output import can_be_opened, volume_output
 from ..report.images import contrast_of
-from .scene import open_any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import pandas as pd
 
@@ -126,12 +126,15 @@ def _exported(session: Session, scene: Scene, folder: Path) -> ExportedScene:
     """Make what is not there yet, or not of these settings."""
     name = as_file_name(scene.name)
     store = folder.absolute() / f"{name}.zarr"
-    image = open_any(scene.image.absolute())
+    image = open_first_class(scene.image.absolute())
     layers, notes = _readable(scene, image.header.shape)
     request = {
         "job": "view", "format": _FORMAT, "image": fingerprint(scene.image),
         "chunks": session.chunks, "spacing": _spacing_of(session, scene),
-        "labels": [(repr(layer), fingerprint(layer.path)) for layer, _ in layers],
+        "labels": [
+            (repr(replace(layer, path=Path(layer.path.name))), fingerprint(layer.path))
+            for layer, _ in layers
+        ],
     }  # fmt: skip
     key = request_key(request)
     note = read_note(store)
@@ -155,10 +158,11 @@ def _spacing_of(session: Session, scene: Scene) -> float | None:
 
 def _readable(scene: Scene, shape: Vec) -> tuple[list[tuple[LabelLayer, VolumeReader]], list[str]]:
     """Return the layers that can be laid over the image, and why others cannot."""
-    found, notes = [], []
+    found: list[tuple[LabelLayer, VolumeReader]] = []
+    notes: list[str] = []
     for layer in scene.labels:
         try:
-            reader = open_any(layer.path.absolute())
+            reader = open_first_class(layer.path.absolute())
         except (DeepictError, OSError) as error:
             notes.append(f"{layer.name}: not shown: {error}")
             continue

@@ -65,15 +65,16 @@ def add_layers(viewer: Any, exported: ExportedScene, colormap: Any) -> None:
         colours |= {value: _rgba(rgb) for value, (_, rgb) in label_colours(path).items()}
         chosen = {"colormap": colormap(color_dict=colours)} if len(colours) > 2 else {}
         viewer.add_labels(**_layer(path, layer.name), opacity=0.5, **chosen)
-    place = {name: image[name] for name in ("scale", "translate")}
+    step, origin = np.array(image["scale"]), np.array(image["translate"])
     for points in exported.scene.points:
         found = np.array(picks_drawn(points.folder, _MAX_PICKS), float).reshape(-1, 4)
         if not len(found):
             continue
         radius = np.where(found[:, 3] > 0, found[:, 3], _RADIUS)
         layer = viewer.add_points(
-            found[:, :3], name=f"{points.name}: picks", size=2 * radius, symbol="ring",
-            opacity=0.9, face_color=points.colour, **place,
+            found[:, :3] * step + origin,  # in Å, so that a file saved of it is too
+            name=f"{points.name}: picks", size=2 * radius * step[0], symbol="ring", opacity=0.9,
+            face_color=points.colour,
         )  # fmt: skip
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             layer.out_of_slice_display = True  # a ball is seen in all planes that cut it

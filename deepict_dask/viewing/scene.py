@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Literal
 
 from ..core.errors import ConfigError, DeepictError
 from ..io.unpack import unpacked_for_now
-from ..io.volumes import open_volume
+from ..io.volumes import open_first_class
 from ..report.sources import read_source
 from ..report.viewer import COLOURS, REGION_COLOURS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..core.volume import VolumeReader
     from ..report.sources import PicksSource, TomogramSource
 
-__all__ = ["LabelLayer", "PointsLayer", "Scene", "distinct_colours", "open_any", "scenes_of"]
+__all__ = ["LabelLayer", "PointsLayer", "Scene", "distinct_colours", "scenes_of"]
 
 Kind = Literal["mask", "classes", "objects"]
 _GOLDEN = 0.618
@@ -107,15 +106,6 @@ def scenes_of(
     return found
 
 
-def open_any(path: Path) -> VolumeReader:
-    """Open a volume; of a score map with several classes the first."""
-    reader = open_volume(path, spacing_required=False)
-    names = reader.header.class_names
-    if names:
-        return open_volume(path, spacing_required=False, class_name=names[0])
-    return reader
-
-
 def _scene(source: TomogramSource) -> Scene | None:
     notes: list[str] = []
     image = _image(source, notes)
@@ -137,7 +127,7 @@ def _image(source: TomogramSource, notes: list[str]) -> Path | None:
             continue
         try:
             with unpacked_for_now(tempfile.gettempdir()):
-                open_any(path)
+                open_first_class(path)
         except (DeepictError, OSError) as error:
             notes.append(f"{source.name}: not shown: {error}")
         else:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import ConfigError
 from .choice import Candidate, choose
 from .entry import Dataset, TomogramEntry
-from .names import shortest_keys
+from .names import lists_by_key, shortest_keys
 from .spacing_folders import spacing_folders
 from .walk import subfolders
 
@@ -92,13 +92,14 @@ def read_copick_source(source: Path, wanted: str) -> Dataset:
         raise ConfigError(f"{source}: expected runs in {RUNS}, found none")
     candidates = {name: list(_candidates(folders)) for name, folders in runs.items()}
     chosen = choose(source, candidates, wanted)
+    lists = lists_by_key({name: list(_lists(folders)) for name, folders in runs.items()})
     entries = tuple(
         TomogramEntry(
             name,
             taken.path,
             _segmentations(runs[name], taken.voxel_spacing_angstrom),
             taken.voxel_spacing_angstrom,
-            _picks(runs[name]),
+            lists[name],
         )
         for name, taken in chosen.of_run.items()
     )
@@ -171,11 +172,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _picks(folders: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
-    """Return the particle lists of a run by object."""
-    found: dict[str, tuple[Path, ...]] = {}
+def _lists(folders: Iterable[Path]) -> Iterator[tuple[str, str, Path]]:
+    """Yield object, user with session and object, and file of the particle lists of a run."""
     for folder in folders:
         for path in sorted((folder / "Picks").glob("*.json")):
-            name = path.stem.split("_", 2)[-1]
-            found[name] = (*found.get(name, ()), path)
-    return found
+            yield path.stem.split("_", 2)[-1], path.stem, path

@@ -1,6 +1,7 @@
 """Names of tomograms: of their folders of results, so each must be a folder's name and its own.
 
-1. A file's name up to its first dot is the name of its tomogram.
+1. A file's name up to its first dot is the name of its tomogram, that of Warp's reconstructions up
+   to the voxel size (``TS_1_10.00Apx.mrc``: ``TS_1``), as it calls the tilt series.
 2. Files that would share one take the whole name without its ending (``a.b.mrc``: ``a.b``).
 3. Those that still share one take the folders below the source before it (``DEF_TS_001``).
 4. What is left is one tomogram twice, or cannot be told apart: an error.
@@ -8,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ from ...core.errors import ConfigError
 from ..endings import ENDINGS, plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from .entry import TomogramEntry
 
@@ -25,6 +27,7 @@ __all__ = [
     "check_names",
     "distinct_names",
     "is_folder_name",
+    "lists_by_key",
     "short_name",
     "shortest_keys",
     "stays_inside",
@@ -32,15 +35,18 @@ __all__ = [
 ]
 
 
+_VOXEL_SIZE = re.compile(r"(?<=.)_\d+\.\d+Apx")
+
+
 def short_name(path: Path) -> str:
-    """Return a file's name up to the first dot.
+    """Return a file's name up to the first dot, or to the voxel size that Warp appends.
 
     Examples
     --------
-    >>> short_name(Path("cells/TS_001.rec.gz"))
-    'TS_001'
+    >>> short_name(Path("cells/TS_001.rec.gz")), short_name(Path("TS_001_10.00Apx.mrc"))
+    ('TS_001', 'TS_001')
     """
-    return path.name.split(".")[0] or path.name
+    return _VOXEL_SIZE.split(path.name)[0].split(".")[0] or path.name
 
 
 def stem_of(path: Path) -> str:
@@ -185,3 +191,39 @@ def shortest_keys(found: Iterable[tuple[str, str, Path]]) -> dict[str, Path]:
         by_long.setdefault(long, (short, path))
     counts = Counter(short for short, _ in by_long.values())
     return {short if counts[short] == 1 else long: path for long, (short, path) in by_long.items()}
+
+
+def lists_by_key(
+    found: Mapping[str, Sequence[tuple[str, str, Path]]],
+) -> dict[str, dict[str, tuple[Path, ...]]]:
+    """Return each tomogram's particle lists by the names of their objects.
+
+    Lists of one object are of several people or programs and may hold the same particles: where a
+    tomogram has more than one, all tomograms have those of this object by their long names.
+
+    Parameters
+    ----------
+    found
+        By tomogram: short name, long name and file of each list.
+
+    Examples
+    --------
+    >>> ann, bob = ("fas", "ann_1_fas", Path("a")), ("fas", "bob_1_fas", Path("b"))
+    >>> lists_by_key({"TS_1": [ann, bob], "TS_2": [ann]})["TS_2"]
+    {'ann_1_fas': (PosixPath('a'),)}
+    >>> lists_by_key({"TS_1": [ann]})["TS_1"]
+    {'fas': (PosixPath('a'),)}
+    """
+    several = {
+        short
+        for lists in found.values()
+        for short, n in Counter(short for short, _, _ in lists).items()
+        if n > 1
+    }
+    keyed: dict[str, dict[str, tuple[Path, ...]]] = {}
+    for tomogram, lists in found.items():
+        of_one = keyed[tomogram] = {}
+        for short, long, path in lists:
+            key = long if short in several else short
+            of_one[key] = (*of_one.get(key, ()), path)
+    return keyed

@@ -6,7 +6,8 @@
    ``tomogram_metadata.json`` is there, its ``processing`` (raw, filtered, denoised).
 3. A tomogram that is there as ``.zarr`` and as ``.mrc`` is read from the ``.zarr``.
 4. ``Annotations/101/OBJECT-1.0_segmentationmask.zarr`` are further files called ``OBJECT``,
-   ``..._point.ndjson`` and ``..._orientedpoint.ndjson`` are particle lists of it.
+   ``..._point.ndjson`` and ``..._orientedpoint.ndjson`` are particle lists of it. Where a run has
+   several of one object, they are called ``OBJECT_101_point`` in all runs.
 5. The voxel spacing is the one in the folder's name.
 
 Source: the layout that the portal's ingestion writes, and paths of its data sets 10000 to 10445.
@@ -22,7 +23,7 @@ from ...core.errors import ConfigError
 from ..endings import kind_of
 from .choice import Candidate, choose
 from .entry import Dataset, TomogramEntry
-from .names import shortest_keys
+from .names import lists_by_key, shortest_keys
 from .spacing_folders import spacing_folders
 from .walk import subfolders
 
@@ -34,7 +35,9 @@ __all__ = ["find_portal_runs", "read_portal_source"]
 
 _HOMES = ("Reconstructions", "Tomograms")
 _DEPTH = 2
-_ANNOTATION = re.compile(r"(?:\d+-)?(?P<object>.+)-(?P<version>[\d.]+)_(?P<shape>[a-z]+)")
+_ANNOTATION = re.compile(
+    r"(?:(?P<number>\d+)-)?(?P<object>.+)-(?P<version>[\d.]+)_(?P<shape>[a-z]+)"
+)
 
 
 def find_portal_runs(folder: Path, depth: int = _DEPTH) -> list[Path]:
@@ -91,7 +94,18 @@ def read_portal_source(source: Path, runs: list[Path], wanted: str) -> Dataset:
         )
     chosen = choose(source, candidates, wanted)
     by_name = {name: run for run, name in names.items()}
-    entries = tuple(_entry(name, by_name[name], taken) for name, taken in chosen.of_run.items())
+    spacings = {name: taken.labels[0] for name, taken in chosen.of_run.items()}
+    lists = lists_by_key({name: list(_lists(by_name[name], s)) for name, s in spacings.items()})
+    entries = tuple(
+        TomogramEntry(
+            name,
+            taken.path,
+            _masks(by_name[name], spacings[name]),
+            taken.voxel_spacing_angstrom,
+            lists[name],
+        )
+        for name, taken in chosen.of_run.items()
+    )
     return Dataset("CryoET Data Portal", entries, chosen.notes, chosen.warnings)
 
 
@@ -100,17 +114,20 @@ def _name(run: Path, source: Path) -> str:
     return "_".join(run.relative_to(source).parts) or run.absolute().name
 
 
-def _entry(name: str, run: Path, taken: Candidate) -> TomogramEntry:
-    files: list[tuple[str, str, Path]] = []
-    picks: dict[str, tuple[Path, ...]] = {}
-    for path, short, shape in _annotations(run, taken.labels[0]):
-        if shape.endswith("mask"):
-            files.append((short, f"{short}_{path.parent.name}", path))
-        elif path.suffix == ".ndjson":
-            picks[short] = (*picks.get(short, ()), path)
-    return TomogramEntry(
-        name, taken.path, shortest_keys(files), taken.voxel_spacing_angstrom, picks
+def _masks(run: Path, spacing: str) -> dict[str, Path]:
+    """Return the masks of one voxel spacing by their objects."""
+    return shortest_keys(
+        (name, f"{name}_{number}", path)
+        for path, number, name, shape in _annotations(run, spacing)
+        if shape.endswith("mask")
     )
+
+
+def _lists(run: Path, spacing: str) -> Iterator[tuple[str, str, Path]]:
+    """Yield object, object with number and shape, and file of the particle lists."""
+    for path, number, name, shape in _annotations(run, spacing):
+        if path.suffix == ".ndjson" and not shape.endswith("mask"):
+            yield name, f"{name}_{number}_{shape}", path
 
 
 def _candidates(run: Path) -> Iterator[Candidate]:
@@ -139,8 +156,8 @@ def _processing(folder: Path) -> tuple[str, ...]:
         return ()  # the label is one more way to choose; without it there is the folder's name
 
 
-def _annotations(run: Path, spacing: str) -> Iterator[tuple[Path, str, str]]:
-    """Yield file, object and shape of the annotations of one voxel spacing."""
+def _annotations(run: Path, spacing: str) -> Iterator[tuple[Path, str, str, str]]:
+    """Yield file, number, object and shape of the annotations of one voxel spacing."""
     for home in _HOMES:
         folder = run / home / f"VoxelSpacing{spacing}" / "Annotations"
         found = sorted([*folder.glob("*.*"), *folder.glob("*/*.*")])
@@ -148,4 +165,4 @@ def _annotations(run: Path, spacing: str) -> Iterator[tuple[Path, str, str]]:
         for stem, path in stems.items():
             match = _ANNOTATION.fullmatch(stem.name)
             if match is not None:
-                yield path, match["object"], match["shape"]
+                yield path, match["number"] or path.parent.name, match["object"], match["shape"]

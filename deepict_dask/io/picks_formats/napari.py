@@ -3,20 +3,59 @@
 napari puts a point where its numbers say, in *world* coordinates: a list has no scale of its own.
 So axes 0, 1 and 2 are z, y and x in Å (the origin of the tomogram added), as napari lays out an
 OME-Zarr image whose scale is in Å; in voxels where the tomogram does not say its voxel spacing.
+A layer that is drawn anew in napari has the scale of the image instead, and its file is in voxels:
+the file does not say which, so it is read as this format only where that is asked for.
 Source: napari's own reader and writer of this format (``napari_builtins``).
 """
 
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from ...core.errors import PicksFormatError
+from ..picks_csv import picks_from_text, read_list_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     import pandas as pd
 
-__all__ = ["napari_points_pieces"]
+    from ..picks_table import TomogramFrame
+
+__all__ = ["dump_napari", "load_napari", "napari_points_pieces"]
+
+_AXES = {"axis-0": "z", "axis-1": "y", "axis-2": "x"}
+
+
+def load_napari(path: Path, frame: TomogramFrame) -> pd.DataFrame:
+    """Read points of a layer in Å, as `view` makes them; an origin of the tomogram is not known.
+
+    Raises
+    ------
+    SpacingError
+        The frame has no voxel spacing.
+    PicksFormatError
+        It is another table, or a position is no number.
+    """
+    table = read_list_text(path)
+    if not table.has_header or not set(_AXES) <= set(table.rows[0]):
+        raise PicksFormatError(
+            f"{path}: expected a header with {', '.join(_AXES)}, as napari writes it, found another"
+        )
+    spacing = frame.need_spacing(path)
+    header = tuple(_AXES.get(name, name) for name in table.rows[0])
+    picks = picks_from_text(replace(table, rows=(header, *table.rows[1:])))
+    picks[["z", "y", "x"]] /= spacing
+    return picks.drop(columns="index", errors="ignore")
+
+
+def dump_napari(table: pd.DataFrame, frame: TomogramFrame) -> bytes:
+    """Return the bytes of a list in Å; an origin of the tomogram is not known."""
+    step = frame.need_spacing("napari's points")
+    return b"".join(napari_points_pieces([table], (step, step, step), (0.0, 0.0, 0.0)))
 
 
 def napari_points_pieces(

@@ -16,7 +16,13 @@ from ...engine.arrays import naming, read_windows, run_each, task_key
 from ...io.picks_table import make_picks
 from ...particles.deepetpicker_compat import TileSearch, drop_as_deepetpicker
 from ...particles.label_range import LabelRange, LabelRangeReduction
-from ...particles.mean_pool_nms import PEAK_DTYPE, MeanPoolReduction, MeanPoolSettings, keep_highest
+from ...particles.mean_pool_nms import (
+    PEAK_DTYPE,
+    MeanPoolReduction,
+    MeanPoolSettings,
+    PeaksFound,
+    keep_highest,
+)
 from .method_sources import BACKGROUND
 
 if TYPE_CHECKING:
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["mean_pool_picks", "search_tile"]
 
 Array = np.ndarray[Any, Any]
+_MOST_PEAKS = 2_000_000
+"""Voxels with the highest mean around them; in a plateau all are. Each takes some 500 bytes."""
 _MOST_LABELS = 64
 """Each is searched by itself."""
 
@@ -91,7 +99,14 @@ def _found_in_chunks(
 ) -> Array:
     """Search chunk by chunk, and keep one of each group."""
     nodes = job.nodes("peaks")
-    job.reduce(MeanPoolReduction(settings, job.session.device), nodes, sources)
+    reduction = MeanPoolReduction(settings, job.session.device, len(sources))
+    found: PeaksFound = job.reduce(reduction, nodes, sources)
+    if found.n > _MOST_PEAKS:
+        raise ConfigError(
+            f"{job.sources[0].path}: expected highest means of particles, found {found.n}: above "
+            "the threshold are solid regions larger than the diameter, where all means are equal; "
+            "give a higher --threshold, or the diameter of the particles"
+        )
     rows = np.concatenate([np.zeros(0, PEAK_DTYPE), *nodes.load_all("peaks")])
     return keep_highest(rows, settings.min_distance)
 

@@ -188,6 +188,8 @@ class MethodSources:
 def holds_labels(header: VolumeHeader, settings: PickSettings) -> bool:
     """Say whether voxels are labels: whole numbers, and no threshold among them was given.
 
+    Floats are labels where labels have names (``class_names``); that they are whole is seen later.
+
     Examples
     --------
     >>> from deepict_dask.config import PickSettings
@@ -197,8 +199,11 @@ def holds_labels(header: VolumeHeader, settings: PickSettings) -> bool:
     (True, False)
     >>> holds_labels(scores, PickSettings())
     False
+    >>> holds_labels(scores, PickSettings(class_names=("background", "ribosome")))
+    True
     """
-    return np.dtype(header.dtype).kind in "iub" and settings.threshold < 1
+    whole = np.dtype(header.dtype).kind in "iub" or bool(settings.class_names)
+    return whole and settings.threshold < 1
 
 
 def method_grid(op: TreeReduction[Any, Any], shape: Vec, chunks: Vec) -> Grid:

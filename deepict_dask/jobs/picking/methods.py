@@ -22,7 +22,7 @@ from .mean_pool import mean_pool_picks
 from .mean_shift import mean_shift_picks
 from .method_sources import BACKGROUND, MethodSources, method_grid
 from .nothing import warn_of_nothing
-from .outputs import PickReport, write_record
+from .outputs import PICK_FILES, PickReport, write_record
 from .point_regions import picks_by_regions
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def pick_by_method(
         "settings": settings.model_dump(mode="json"), "spacing": session.voxel_spacing_angstrom,
     }  # fmt: skip
     key = request_key(request)
-    with StagedOutput(target, key, overwrite=session.overwrite) as staged:
+    with StagedOutput(target, key, overwrite=session.overwrite, own=PICK_FILES) as staged:
         scratch = staged.folder / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
@@ -146,7 +146,7 @@ def plan_method(settings: PickSettings, shape: Vec, chunks: Vec, n_sources: int)
         if settings.compat:
             search = TileSearch(shape, rules)
             return search.n_tiles, search.bytes_needed
-        op = MeanPoolReduction(rules)
+        op = MeanPoolReduction(rules, n_windows=n_sources)
     grid = method_grid(op, shape, chunks)
     return grid.n_blocks, op.bytes_needed(grid.window_shape)
 
@@ -185,7 +185,7 @@ def _write_lists(folder: Path, picks: pd.DataFrame, header: VolumeHeader, name: 
     if header.voxel_spacing_angstrom is None:
         log.warning(
             "%s: no voxel spacing is known, so picks.star (in Å) is not written; "
-            "give --voxel-spacing-angstrom", name,
+            "give --voxel-spacing-angstrom (in a config: voxel_spacing_angstrom)", name,
         )  # fmt: skip
     else:
         write_picks(picks, folder / "picks.star", **frame)

@@ -23,11 +23,16 @@ if TYPE_CHECKING:
     from ...core.volume import VolumeHeader
     from .clusters import ClusterTables
 
-__all__ = ["PickReport", "spacing_of_picks", "write_record", "write_tables"]
+__all__ = ["PICK_FILES", "PickReport", "spacing_of_picks", "write_record", "write_tables"]
 
 log = logging.getLogger("deepict_dask")
 
 _RECORD, _SPACING = "run.json", "voxel_spacing_angstrom"
+PICK_FILES = frozenset({
+    _RECORD, "picks.csv", "motl.csv", "picks.star", "raw_picks.csv", "clusters.parquet",
+    *(f"{name}.{ending}" for name in ("segmentation", "label_map") for ending in ("zarr", "mrc")),
+})  # fmt: skip
+"""Every name that a job gives in a folder of picks; what else is there is the user's."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def write_tables(
     if header.voxel_spacing_angstrom is None:
         log.warning(
             "%s: no voxel spacing is known, so picks.star (in Å) is not written; "
-            "give --voxel-spacing-angstrom", tomogram_name,
+            "give --voxel-spacing-angstrom (in a config: voxel_spacing_angstrom)", tomogram_name,
         )  # fmt: skip
     else:
         write_pick_batches(tables.picks(), folder / "picks.star", frame)

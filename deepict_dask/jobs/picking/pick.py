@@ -32,6 +32,7 @@ from .choose_and_label import ChooseAndLabel
 from .job import LabelledVoxels, PickJob, select_settings
 from .method_sources import holds_labels, method_grid, of_label_volume, refuse_background
 from .methods import pick_by_method
+from .outputs import PICK_FILES, PickReport
 from .regions import open_regions
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from ...core.volume import VolumeReader
     from ...labelling.merge import LabelNode
     from ..session import Session
-    from .outputs import PickReport
 
 __all__ = ["label_grid", "pick_particles"]
 
@@ -103,7 +103,9 @@ def pick_particles(
     score = score.absolute()  # workers may run in another folder
     masks = {name: path.absolute() for name, path in (regions or {}).items()}
     request = _request(session, score, masks, settings)
-    with StagedOutput(target, request["key"], overwrite=session.overwrite) as staged:
+    with StagedOutput(
+        target, request["key"], overwrite=session.overwrite, own=PICK_FILES
+    ) as staged:
         reader, job = _open_job(session, staged.folder, score, masks, settings)
         voxels = _label(session, reader, job)
         clusters = job.gather(

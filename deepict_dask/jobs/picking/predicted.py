@@ -32,6 +32,7 @@ from ..segmenting.chosen_model import choose_model
 from ..segmenting.windows import choose_grid, joint_op, measured_op, open_tomogram
 from .job import LabelledVoxels, PickJob, select_settings
 from .kept_leaves import KeptLeaves, open_leaves
+from .outputs import PICK_FILES, PickReport
 from .predict_and_label import LabelledChannel, PredictAndLabel, SectionNodes
 from .regions import open_regions
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from ...engine import Ledger
     from ..segmenting.chosen_model import ChosenModel
     from ..session import Session
-    from .outputs import PickReport
     from .predict_and_label import PredictedNodes
 
 __all__ = ["PickSection", "pick_predicted"]
@@ -100,7 +100,9 @@ def pick_predicted(
     requests = {t: _request(session, source, p, models[p.model]) for t, p in wanted.items()}
     with ExitStack() as stack:
         staged = {
-            t: stack.enter_context(StagedOutput(t, request_key(r), overwrite=session.overwrite))
+            t: stack.enter_context(
+                StagedOutput(t, request_key(r), overwrite=session.overwrite, own=PICK_FILES)
+            )
             for t, r in requests.items()
         }
         folder = next(iter(staged.values())).folder
@@ -109,7 +111,7 @@ def pick_predicted(
         first = next(iter(staged.values()))
         one_pass = _OnePass(session, folder / "pass", reader, models, list(wanted.values()))
         # leaves are pickled, so those of another version of this program are not read
-        parts = {str(target): one.key for target, one in staged.items()}
+        parts = {target.name: one.key for target, one in staged.items()}
         key = request_key({"parts": parts, "version": __version__})
         voxels, ranges = one_pass.run(list(jobs.values()), first, key)
         reports = {}

@@ -101,7 +101,8 @@ class RegionMasks:
         if self.voxel_nm is None:
             raise SpacingError(
                 f"{region.reader.path}: contact within {contact.distance_nm:g} nm: the size of a "
-                "voxel is not known; give --voxel-spacing-angstrom, or the distance in voxels"
+                "voxel is not known; give --voxel-spacing-angstrom (in a config: "
+                "voxel_spacing_angstrom), or the distance in voxels"
             )
         return Search(region, contact.distance_nm / self.voxel_nm)
 
@@ -241,6 +242,12 @@ def _say_what_is_odd(masks: RegionMasks, score: VolumeReader) -> None:
             if asked and all(_keeps_all(region, c, masks.settings) for c in asked):
                 outcome = "every cluster is kept, as DeePiCt does"
             log.warning("%s: the region mask is empty: %s", region.reader.path, outcome)
+        if region.survey.is_fractional:
+            log.warning(
+                "%s: has values between 0 and 1, as scores have, and every voxel that is not 0 is "
+                "taken as inside; if these are scores, give a mask (segment --threshold, polish)",
+                region.reader.path,
+            )
     for contact in masks.settings.all_contacts:
         if contact.region not in masks.names:
             log.warning(
@@ -250,7 +257,8 @@ def _say_what_is_odd(masks: RegionMasks, score: VolumeReader) -> None:
     if masks.voxel_nm is None and masks.measured:
         log.warning(
             "%s: no voxel spacing is known, so distances to regions are in voxels, up to %g; "
-            "give --voxel-spacing-angstrom", score.path, masks.settings.distance_limit_nm,
+            "give --voxel-spacing-angstrom (in a config: voxel_spacing_angstrom)",
+            score.path, masks.settings.distance_limit_nm,
         )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from ..segmenting.windows import open_tomogram
 from ..session import measure_statistics
 from .method_sources import refuse_background
 from .methods import finish_lists, frame_of
-from .outputs import PickReport
+from .outputs import PICK_FILES, PickReport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,7 +115,7 @@ def pick_tiles(
         "settings": settings.model_dump(mode="json"), "spacing": session.voxel_spacing_angstrom,
     }  # fmt: skip
     key = request_key(request)
-    with StagedOutput(target, key, overwrite=session.overwrite) as staged:
+    with StagedOutput(target, key, overwrite=session.overwrite, own=PICK_FILES) as staged:
         scratch = staged.folder / "scratch"
         reader = open_tomogram(session, source, scratch, [chosen], spacing_required=False)
         planned = _picker(model, settings, reader.header.shape, session.device)

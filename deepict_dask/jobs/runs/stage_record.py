@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from ...engine.patience import patiently
 from ...io.replace import replace_file
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ class StageRecord:
 
     def _read(self) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(self._path.read_text())
-        except (OSError, ValueError):
+            text = patiently(self._path.read_text, f"reading {self._path}")
+            found: dict[str, Any] = json.loads(text)
+        except (FileNotFoundError, ValueError):
             return {}
         return found
 

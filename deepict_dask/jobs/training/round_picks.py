@@ -52,6 +52,8 @@ class RoundClass:
     axes: tuple[float, float, float]
     """Semi-axes on z, y, x, voxels."""
     settings: PickSettings
+    radius: float = 0.0
+    """Of what is painted for a particle, voxels."""
 
     @classmethod
     def of_radius(
@@ -70,7 +72,7 @@ class RoundClass:
             least = int(LEAST_PART * 4 / 3 * math.pi * radius**3)
             settings = PickSettings(threshold=threshold or 0.5, min_size=max(1, least))
         settings = settings.model_copy(update={"class_name": name})
-        return cls(name, axes or (radius,) * 3, settings)
+        return cls(name, axes or (radius,) * 3, settings, radius)
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def picks_of_round(
     counts = {}
     for name, one in classes.items():
         given = _points(tomogram.given.get(name))
-        found = _without_held_out(tables[name], tomogram.held_out_from, one.axes)
+        found = _without_held_out(tables[name], tomogram.held_out_from, one)
         table, counts[name] = merged_picks(given, found, one.axes)
         lists[name].parent.mkdir(parents=True, exist_ok=True)
         write_picks(table, lists[name])
@@ -227,14 +229,13 @@ def _points(path: Path | None) -> Points:
     return points
 
 
-def _without_held_out(
-    table: Any, held_out_from: tuple[int, float] | None, axes: tuple[float, float, float]
-) -> Any:
+def _without_held_out(table: Any, held_out_from: tuple[int, float] | None, one: RoundClass) -> Any:
     """Leave out picks whose particles would reach into what is kept for validation."""
     if held_out_from is None:
         return table
     axis, border = held_out_from
-    return table[table["zyx"[axis]] + axes[axis] < border].reset_index(drop=True)
+    reach = max(one.radius, one.axes[axis])
+    return table[table["zyx"[axis]] + reach < border].reset_index(drop=True)
 
 
 def _key(model: Path, tomogram: RoundTomogram, classes: Mapping[str, RoundClass]) -> str:
@@ -242,5 +243,8 @@ def _key(model: Path, tomogram: RoundTomogram, classes: Mapping[str, RoundClass]
     return request_key({
         "model": fingerprint(model), "tomogram": fingerprint(tomogram.path), "given": given,
         "held_out_from": tomogram.held_out_from, "spacing": tomogram.voxel_spacing_angstrom,
-        "classes": {n: [c.axes, c.settings.model_dump(mode="json")] for n, c in classes.items()},
+        "classes": {
+            name: [one.axes, one.radius, one.settings.model_dump(mode="json")]
+            for name, one in classes.items()
+        },
     })  # fmt: skip

@@ -136,7 +136,8 @@ def search_network(
         try:
             network = search.run()
         finally:
-            replace_file(output / TABLE, _table(search.trials))
+            if search.trials or not (output / TABLE).exists():  # it was stopped in its first step
+                replace_file(output / TABLE, _table(search.trials))
         best = config.model_copy(
             update={"network": network, "search": None, "output": output / "best"}
         )
@@ -266,10 +267,10 @@ class _Search:
             why = "; ".join(str(one) for one in results if isinstance(one, DeepictError))
             return Trial("", network, reason=" ".join(why.split()))
         names = dict.fromkeys(name for one in done for name in one.figures)
-        figures = {
-            name: statistics.fmean([one.figures[name] for one in done if name in one.figures])
-            for name in names
-        }
+        known = {name: [one.figures.get(name, math.nan) for one in done] for name in names}
+        known = {name: [v for v in values if math.isfinite(v)] for name, values in known.items()}
+        # of a class that a fold has no voxel of, that fold says nothing
+        figures = {name: statistics.fmean(values) for name, values in known.items() if values}
         score = _score(figures, self.settings.metric, tuple(self.config.classes))
         reason = "" if score is not None else f"validation gave no {self.settings.metric}"
         return Trial("", network, score, figures, reason)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ConfigError, DeepictError, WorkFailedError
-from ...engine import Progress, fingerprint
+from ...engine import Progress, fingerprint, request_key
 from ...engine.long_tasks import cores_each, run_apart
 from ...engine.output_lock import living_holder
 from ...io.replace import replace_file
@@ -129,9 +129,11 @@ def figures_of_epoch(best: dict[str, float]) -> dict[str, float]:
 def _assessed(model: Path, task: TrainingTask, data: Any) -> dict[str, float]:
     """Return a model's figures on what is held out; those of an unchanged model are kept."""
     from ...training.assess import assess_model
+    from ...training.card import without_paths
 
     path = task.folder / _ASSESSMENT
-    key = [fingerprint(model), *task.held_out]
+    made_of = request_key({"inputs": without_paths(data.inputs)})
+    key = [fingerprint(model), *task.held_out, made_of]
     if path.is_file():
         known = json.loads(path.read_text())
         if known["of"] == key:
