@@ -122,16 +122,7 @@ def pick(
         "class_names": () if class_names is None else class_names.split(","),
     }  # fmt: skip
     settings = settings_from(PickSettings, values, "pick")
-    if contact_mode is not None and region_mask is None:
-        raise ConfigError(
-            "--contact-mode: expected a --region-mask with it, found none; with --region, give "
-            "--contact NAME:MODE"
-        )
-    if settings.idle_distance:
-        raise ConfigError(
-            "--contact-distance: expected --region-mask and --contact-mode colocalization with it, "
-            "found others; with --region, give --contact NAME:colocalization:VOXELS"
-        )
+    _refuse_idle_contact(settings, contact_mode, region_mask)
     with open_session(
         cluster=cluster, workers=workers, memory=memory, chunks=chunks, overwrite=overwrite,
         progress=progress, voxel_spacing_angstrom=voxel_spacing_angstrom,
@@ -144,6 +135,22 @@ def pick(
         say("threshold 0.5, as no --threshold is given; what a model recommends: deepict-dask "
             "models show MODEL")  # fmt: skip
     say(f"{report.n_picks} picks in {folder}")
+
+
+def _refuse_idle_contact(
+    settings: PickSettings, contact_mode: str | None, region_mask: Path | None
+) -> None:
+    """Refuse how clusters have to do with a region where there is none, or none so."""
+    if contact_mode is not None and region_mask is None:
+        raise ConfigError(
+            "--contact-mode: expected a --region-mask with it, found none; with --region, give "
+            "--contact NAME:MODE"
+        )
+    if settings.idle_distance:
+        raise ConfigError(
+            "--contact-distance: expected --region-mask and --contact-mode colocalization with it, "
+            "found others; with --region, give --contact NAME:colocalization:VOXELS"
+        )
 
 
 def source_in_words(score: Path, model: str | None) -> str:

@@ -58,16 +58,11 @@ def view(
 
     Example: deepict-dask view results
     """
-    from ..core.errors import ConfigError
     from ..viewing import scenes_of
     from ..viewing.napari_window import has_napari, show_in_napari
 
     if not export_only and not has_napari():
-        if export is not None or overwrite:
-            raise ConfigError(
-                "view: expected --export-only with --export or --overwrite, as napari is not "
-                "installed here and the report needs no volumes; add it"
-            )
+        _refuse_volumes(asked=export is not None or overwrite)
         if only is not None:
             scenes_of(run, only=only, tomogram=tomogram)  # which refuses a name that is not there
         _serve(run, tomogram, port)
@@ -89,6 +84,17 @@ def view(
         _tell(one)
     if not export_only:
         show_in_napari(made[0])
+
+
+def _refuse_volumes(*, asked: bool) -> None:
+    """Refuse options of volumes where there is no napari and only the report is shown."""
+    from ..core.errors import ConfigError
+
+    if asked:
+        raise ConfigError(
+            "view: expected --export-only with --export or --overwrite, as napari is not "
+            "installed here and the report needs no volumes; add it"
+        )
 
 
 def _the_one(scenes: list[Scene]) -> Scene:

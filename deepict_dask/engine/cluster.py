@@ -84,6 +84,7 @@ class Workers:
     hint: str | None = None
     """What to tell the user of these workers, such as how to see the dashboard."""
     _told: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    """What workers were asked once: ``free``, the bytes of a GPU."""
 
     def in_flight(self) -> int:
         """Return how many tasks to keep submitted: enough that no worker waits for the client."""

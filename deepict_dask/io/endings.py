@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import os
 
-__all__ = ["ENDINGS", "PACKED", "kind_of", "plain_name"]
+__all__ = ["ENDINGS", "PACKED", "WARP_VOXEL_SIZE", "kind_of", "plain_name"]
 
 ENDINGS = {
     "mrc": (".mrc", ".rec", ".map", ".st", ".mrcs", ".ali", ".preali"),
@@ -17,6 +17,8 @@ ENDINGS = {
     "tiff": (".tif", ".tiff"),
 }
 PACKED = (".gz", ".bz2")
+WARP_VOXEL_SIZE = r"_\d+\.\d+Apx"
+"""What Warp appends to the name of a tilt series for its tomogram (``TS_1_10.00Apx.mrc``)."""
 
 
 def plain_name(path: str | os.PathLike[str]) -> str:

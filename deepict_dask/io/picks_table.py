@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..core.errors import ConfigError, PicksFormatError, SpacingError
+from .endings import WARP_VOXEL_SIZE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,8 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _SUFFIX = re.compile(
-    r"(_\d+\.\d+Apx)?(\.(tomostar|mrcs?|rec|st|map|em|zarr|gz|bz2))+$|_\d+\.\d+Apx$", re.IGNORECASE
+    rf"({WARP_VOXEL_SIZE})?(\.(tomostar|mrcs?|rec|st|map|em|zarr|gz|bz2))+$|{WARP_VOXEL_SIZE}$",
+    re.IGNORECASE,
 )
 """Endings that do not tell tomograms apart, also Warp's voxel size (``TS_1_10.00Apx.mrc``)."""
 

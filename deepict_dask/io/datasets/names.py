@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.errors import ConfigError
-from ..endings import ENDINGS, plain_name
+from ..endings import ENDINGS, WARP_VOXEL_SIZE, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-_VOXEL_SIZE = re.compile(r"(?<=.)_\d+\.\d+Apx")
+_VOXEL_SIZE = re.compile(f"(?<=.){WARP_VOXEL_SIZE}")
 
 
 def short_name(path: Path) -> str:

@@ -267,10 +267,12 @@ class _Search:
             why = "; ".join(str(one) for one in results if isinstance(one, DeepictError))
             return Trial("", network, reason=" ".join(why.split()))
         names = dict.fromkeys(name for one in done for name in one.figures)
-        known = {name: [one.figures.get(name, math.nan) for one in done] for name in names}
-        known = {name: [v for v in values if math.isfinite(v)] for name, values in known.items()}
-        # of a class that a fold has no voxel of, that fold says nothing
-        figures = {name: statistics.fmean(values) for name, values in known.items() if values}
+        figures = {}
+        for name in names:  # a fold without a voxel of a class says nothing of it
+            values = [one.figures.get(name, math.nan) for one in done]
+            known = [value for value in values if math.isfinite(value)]
+            if known:
+                figures[name] = statistics.fmean(known)
         score = _score(figures, self.settings.metric, tuple(self.config.classes))
         reason = "" if score is not None else f"validation gave no {self.settings.metric}"
         return Trial("", network, score, figures, reason)
