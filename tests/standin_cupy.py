@@ -341,10 +341,13 @@ def modules(free_bytes=8 << 30, n_gpus=1, with_cucim=True):
     )
     device = types.SimpleNamespace(id=0, mem_info=(free_bytes, free_bytes))
     cuda = made("cupy.cuda", runtime=runtime, Device=lambda: device)
-    pool = types.SimpleNamespace(free_all_blocks=lambda: None)
+    emptied: list[str] = []
+    pool = types.SimpleNamespace(free_all_blocks=lambda: emptied.append("pool"))
+    plans = types.SimpleNamespace(clear_plan_cache=lambda: emptied.append("plans"))
     cupy = made("cupy", **{name: _function(name) for name in FUNCTIONS})
     cupy.asarray, cupy.ndarray, cupy.cuda = asarray, Array, cuda
     cupy.from_dlpack = lambda tensor: Array(np.from_dlpack(tensor))
+    cupy.fft, cupy.emptied = types.SimpleNamespace(config=plans), emptied
     cupy.get_default_memory_pool = lambda: pool
     cupy.get_default_pinned_memory_pool = lambda: pinned_pool
     names = ("fft", "ifft", "rfft", "irfft", "rfft2", "irfft2", "rfftn", "irfftn", "fftn", "ifftn")

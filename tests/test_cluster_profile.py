@@ -295,6 +295,20 @@ def test_the_queue_is_read_without_finished_jobs(system, text, found):
     assert BATCH_SYSTEMS[system].read_states(text) == found
 
 
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [("No unfinished job found", {}), ("Failed in an LSF library call", None)],
+)
+def test_a_queue_without_jobs_is_known_from_one_that_does_not_answer(
+    message, found, tmp_path, monkeypatch
+):
+    command = tmp_path / "bjobs"
+    command.write_text(f"#!/bin/sh\necho '{message}' >&2\nexit 255\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert BATCH_SYSTEMS["lsf"].states() == found
+
+
 def test_only_networks_on_a_gpu_need_a_worker_with_one():
     both = Workers(None, 2, 1 << 30, "", kinds=frozenset({"CPU", "GPU"}))
     alike = Workers(None, 2, 1 << 30, "", kinds=frozenset({"GPU"}))

@@ -147,6 +147,12 @@ def test_what_a_user_has_put_into_the_folder_goes_into_the_one_that_replaces_it(
     assert "curated.mod, notes" in caplog.text
 
 
+def test_a_file_that_the_list_of_our_own_lacks_is_a_mistake(tmp_path):
+    with pytest.raises(ValueError, match=r"expected files of \['picks.csv'\], found .*run.json"):
+        make(tmp_path / "picks", text="first", own=frozenset({"picks.csv"}))
+    assert not (tmp_path / "picks").exists()
+
+
 def test_what_a_user_has_put_into_the_folder_outlives_a_kill_while_it_is_replaced(tmp_path):
     path, own = tmp_path / "picks", frozenset({"picks.csv", "run.json"})
     make(path, text="second")

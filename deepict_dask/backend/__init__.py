@@ -9,6 +9,7 @@ from .memory import (
     empty_pools,
     free_device_bytes,
     is_out_of_memory,
+    retry_with_empty_pools,
     say_once,
 )
 from .pinned import pinned
@@ -32,6 +33,7 @@ __all__ = [
     "ndimage_of",
     "pinned",
     "resolve_device",
+    "retry_with_empty_pools",
     "say_once",
     "to_device",
     "to_host",

@@ -1,8 +1,8 @@
 """How much memory a GPU has left, and what to do where it is too little.
 
 A GPU's memory is shared by CuPy and PyTorch, each with a pool of its own that keeps what was freed.
-Work that runs out of it empties both pools and is done again on the host, which is slower and
-gives the same result; this is said once per process.
+Work that runs out of it empties both pools and is tried again, then done on the host, which is
+slower and gives the same result; this is said once per process.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "empty_pools",
     "free_device_bytes",
     "is_out_of_memory",
+    "retry_with_empty_pools",
     "say_once",
 ]
 
@@ -74,6 +75,7 @@ def empty_pools() -> None:
     """Give back what CuPy and PyTorch keep, where they are loaded."""
     cupy, torch = sys.modules.get("cupy"), sys.modules.get("torch")
     if cupy is not None:
+        cupy.fft.config.clear_plan_cache()  # plans of this thread hold the work areas of cuFFT
         cupy.get_default_memory_pool().free_all_blocks()
     if torch is not None and torch.cuda.is_available():
         with suppress(RuntimeError):
@@ -93,6 +95,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     if type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def retry_with_empty_pools(work: Callable[[], Any]) -> Any:
+    """Do work on a GPU, and once more if its memory was full of what libraries keep.
+
+    Each library gives back its own pool before it fails, never the other's.
+
+    Examples
+    --------
+    >>> retry_with_empty_pools(lambda: 4)
+    4
+    """
+    try:
+        return work()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    empty_pools()  # only now nothing refers to the arrays of the attempt: its traceback did
+    return work()
 
 
 def compute_on(device: Device, what: str, work: Callable[..., Any], *arrays: Any) -> Any:
@@ -123,13 +144,16 @@ def compute_on(device: Device, what: str, work: Callable[..., Any], *arrays: Any
     """
     if not device.is_gpu:
         return work(*arrays)
-    try:
+
+    def attempt() -> Any:
         return work(*(None if each is None else to_device(each, device) for each in arrays))
+
+    try:
+        return retry_with_empty_pools(attempt)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         say_once(what, f"{what}: too little GPU memory, done on the CPU ({error})")
-    # only now nothing refers to the arrays of the attempt: the error's traceback did
     empty_pools()
     return work(*(None if each is None else to_host(each) for each in arrays))
 

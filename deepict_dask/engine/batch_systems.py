@@ -174,6 +174,8 @@ class BatchSystem:
     """Its output as states by job number; finished jobs are left out."""
     hopeless: str = r"(?!)"
     """States in which a job will never start, as a pattern."""
+    without_jobs: str = r"(?!)"
+    """Error message of a queue without jobs, as a pattern, where that counts as a failure."""
 
     def states(self) -> dict[str, str] | None:
         """Return the state of each job in the queue by its number, None where it does not say."""
@@ -182,6 +184,8 @@ class BatchSystem:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         except (OSError, subprocess.TimeoutExpired):
             return None
+        if done.returncode and re.search(self.without_jobs, done.stderr):
+            return {}
         return self.read_states(done.stdout) if done.returncode == 0 else None
 
 
@@ -199,6 +203,7 @@ BATCH_SYSTEMS = {
     "lsf": BatchSystem(
         "LSF", "LSFJob", _ask_lsf, 'bjobs -noheader -u {user} -o "jobid stat"',
         lambda text: _table_states(text, 1, "DONE EXIT ZOMBI"),
+        without_jobs=r"No (unfinished )?job found",
     ),
     "sge": BatchSystem(
         "Grid Engine", "SGEJob", _ask_sge, "qstat -u {user}",

@@ -267,9 +267,16 @@ class StagedOutput:
         ----------
         inner
             Name of what in the partial folder is the output; by default `folder` is.
+
+        Raises
+        ------
+        ValueError
+            A file in it is not among the names of such an output: a mistake of the job.
         """
         made = self.folder if inner is None else self.partial / inner
         _remove_leftovers(made)
+        if self.own is not None and (others := set(os.listdir(made)) - self.own):
+            raise ValueError(f"{made}: expected files of {sorted(self.own)}, found {others}")
         self._clear_aside()
         if self.path.is_dir():  # a file is replaced in one step
             os.replace(self.path, self._aside)

@@ -1,9 +1,10 @@
 """A window on a GPU: what it takes there, and smaller ones where that is too much.
 
 Scores stay where they were computed, for whoever thresholds and labels them. Where a GPU runs out
-of memory, the voxels that a window writes are halved, along its longest axis and at a multiple of
-the alignment, until each part fits: the same scores to 1e-5, collected on the host. How many voxels
-were too many is remembered, so later windows of the process are halved at once.
+of memory even with empty pools, the voxels that a window writes are halved, along its longest axis
+and at a multiple of the alignment, until each part fits: the same scores to 1e-5, collected on the
+host. How many voxels were too many is remembered, so later windows of the process are halved at
+once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..backend import empty_pools, is_out_of_memory, say_once, to_host
+from ..backend import empty_pools, is_out_of_memory, retry_with_empty_pools, say_once, to_host
 from ..core.geometry import Block, Box, as_vec, ceil_to, floor_to
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def scores_that_fit(
     parts = halves(block, op)
     if parts is None or not halving.refuses(block.read.shape):
         try:
-            return block.crop(compute(block, window))
+            return block.crop(retry_with_empty_pools(lambda: compute(block, window)))
         except Exception as error:
             if parts is None or not is_out_of_memory(error):
                 raise
