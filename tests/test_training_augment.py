@@ -76,6 +76,28 @@ def test_gaussian_noise_is_as_strong_as_the_setting_at_most_and_differs_from_pat
     assert np.mean(strengths) == pytest.approx(0.25, abs=0.06)
 
 
+def test_noise_of_the_tomograms_is_another_patch_subtracted_and_leaves_deviation_and_target():
+    change = Augmentation(AugmentSettings(tomogram_noise=0.6, **OFF), (20, 20, 20))
+    image, elsewhere = noise((20, 20, 20)), noise((20, 20, 20), seed=2)
+    target = (image > 1).astype(np.uint8)[None]
+    weights = []
+    for seed in range(60):
+        found, same = change.apply(image, target, np.random.default_rng(seed), elsewhere)
+        assert np.array_equal(same, target)
+        assert found.dtype == np.float32
+        assert found.std() == pytest.approx(1, abs=0.03)
+        share = float((found * image).mean())  # of the image: 1 / sqrt(1 + weight squared)
+        rest = found - np.float32(share) * image
+        match = [
+            float((rest * np.flip(elsewhere, axes)).mean() / share)
+            for axes in ((), 0, 1, 2, (0, 1), (0, 2), (1, 2), (0, 1, 2))
+        ]
+        weights.append(-min(match))
+    assert max(weights) < 0.6 * 1.06
+    assert min(weights) < 0.1
+    assert np.mean(weights) == pytest.approx(0.3, abs=0.07)
+
+
 def test_salt_and_pepper_replaces_a_part_of_the_voxels_by_both_signs():
     settings_ = AugmentSettings(salt_and_pepper=0.2, salt_and_pepper_amplitude=3, **OFF)
     change = Augmentation(settings_, (16, 16, 16))

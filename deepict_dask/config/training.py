@@ -191,6 +191,9 @@ class AugmentSettings(Strict):
     """Largest relative change of size, either way."""
     gaussian_noise: NonNegativeFloat = 0.0
     """Largest standard deviation, in standard deviations of the tomogram."""
+    tomogram_noise: Fraction = 0.0
+    """Largest weight of a patch from anywhere that is subtracted: noise as the tomograms have it,
+    with which a network cannot learn the noise of few tomograms by heart."""
     salt_and_pepper: Fraction = 0.0
     """Largest part of the voxels that is replaced."""
     salt_and_pepper_amplitude: NonNegativeFloat = 3.0

@@ -5,12 +5,15 @@
    at most. The displacement is a cubic B-spline over knots 16 voxels apart: never longer than asked
    for. Half of the patches are not moved, so that noise is also seen as prediction sees it.
 2. Flips along each axis, half turns about y, and quarter turns about z.
-3. Contrast and brightness, then Gaussian noise, then salt and pepper: the image only.
+3. Noise of the tomograms: a patch from anywhere, flipped by chance, is subtracted with a weight,
+   and the sum brought back to its old deviation. Noise is as likely with either sign, while
+   particles of that patch have the contrast of none and so stay background.
+4. Contrast and brightness, then Gaussian noise, then salt and pepper. 3 and 4: the image only.
 
 Strengths are drawn anew for each patch, from 0 to the setting. The steps are those of DeePiCt's
 paper (de Teresa-Trueba et al. 2023), whose program makes them but trains on the patches without,
-and of DeepFinder and DeepETPicker (half turns, size). MONAI has most of them, but interpolates in
-each, and has no salt and pepper.
+and of DeepFinder and DeepETPicker (half turns, size); 3 is ours. MONAI has most of them, but
+interpolates in each, and has no salt and pepper.
 """
 
 from __future__ import annotations
@@ -88,7 +91,13 @@ class Augmentation:
         )
         return (z if nz > 1 and (settings.elastic or settings.scale) else 0, y, x)
 
-    def apply(self, image: Floats, target: Array, rng: np.random.Generator) -> tuple[Floats, Array]:
+    def apply(
+        self,
+        image: Floats,
+        target: Array,
+        rng: np.random.Generator,
+        elsewhere: Floats | None = None,
+    ) -> tuple[Floats, Array]:
         """Return a changed patch and target.
 
         Parameters
@@ -99,6 +108,8 @@ class Augmentation:
             Uint8 (classes, z, y, x) over the same voxels.
         rng
             Of this patch.
+        elsewhere
+            Float32, zyx, of the patch's shape: voxels to take noise from, with ``tomogram_noise``.
 
         Returns
         -------
@@ -111,6 +122,8 @@ class Augmentation:
             inner = tuple(slice(m, m + n) for m, n in zip(self.margin, self.shape, strict=True))
             image, target = image[inner], target[:, *inner]
         image, target = self._mirrored(image, target, rng)
+        if elsewhere is not None:
+            image = self._with_noise_of(elsewhere, image, rng)
         return self._coloured(image, rng), np.ascontiguousarray(target)
 
     def _moved(
@@ -156,6 +169,12 @@ class Augmentation:
             turns = int(rng.integers(4))
             image, target = np.rot90(image, turns, (-2, -1)), np.rot90(target, turns, (-2, -1))
         return image, target
+
+    def _with_noise_of(self, elsewhere: Floats, image: Floats, rng: np.random.Generator) -> Floats:
+        weight = np.float32(rng.uniform(0, self.settings.tomogram_noise))
+        axes = tuple(int(axis) for axis in np.flatnonzero(rng.integers(0, 2, 3)))
+        mixed: Floats = image - weight * np.flip(elsewhere, axes)
+        return mixed / np.sqrt(1 + weight**2)
 
     def _coloured(self, image: Floats, rng: np.random.Generator) -> Floats:
         """Return a new image with another contrast and with noise."""

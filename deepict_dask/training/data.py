@@ -223,7 +223,12 @@ class TrainingData:
         grown = Box(
             as_vec(np.subtract(patch.box.start, margin)), as_vec(np.add(patch.box.stop, margin))
         )
-        return self._augmentation.apply(*_read(part, grown), rng)
+        read = _read(part, grown)
+        if not self.config.augment.tomogram_noise:
+            return self._augmentation.apply(*read, rng)
+        other = self.sampler.anywhere(rng)
+        noise = _read_voxels(self.training[other.part], other.box)
+        return self._augmentation.apply(*read, rng, noise)
 
     @property
     def n_validation_patches(self) -> int:
@@ -303,8 +308,12 @@ class TrainingData:
 
 def _read(part: Part, box: Box) -> tuple[Floats, Bytes]:
     """Return image (z, y, x) and target (classes, z, y, x) of a box, mirrored beyond its part."""
-    image: Floats = read_mirrored(part.tomogram.voxels.read, box, part.box)
-    return image, read_mirrored(part.tomogram.targets.read, box, part.box)
+    return _read_voxels(part, box), read_mirrored(part.tomogram.targets.read, box, part.box)
+
+
+def _read_voxels(part: Part, box: Box) -> Floats:
+    found: Floats = read_mirrored(part.tomogram.voxels.read, box, part.box)
+    return found
 
 
 def _particles_of(part: Part, box: Box) -> ParticlesOfPatch:

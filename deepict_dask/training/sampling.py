@@ -332,7 +332,7 @@ class Sampler:
             return self._labelled(rng)
         if self.settings.sampling == "balanced" and rng.random() < self.settings.centred_fraction:
             return self._round_a_place(rng, self._reach())
-        return self._anywhere(rng)
+        return self.anywhere(rng)
 
     def _turn(self, number: int, of: int) -> int:
         """Return which of some things has its turn, where all come before one comes again."""
@@ -349,17 +349,18 @@ class Sampler:
             [min(n, n // 2 + shift + 1) for n in self.shape],
         )
 
-    def _anywhere(self, rng: np.random.Generator) -> PatchBox:
+    def anywhere(self, rng: np.random.Generator) -> PatchBox:
+        """Return a patch of any place; every voxel of the parts counts the same."""
         voxels = np.cumsum([part.box.n_voxels for part in self.parts])
         number = int(np.searchsorted(voxels, rng.integers(voxels[-1]), side="right"))
         part = self.parts[number].box
-        spare = np.subtract(part.shape, self.shape)
+        spare = np.maximum(np.subtract(part.shape, self.shape), 0)
         return self._at(number, np.add(part.start, rng.integers(spare + 1)))
 
     def _round_a_place(self, rng: np.random.Generator, reach: Reach) -> PatchBox:
         """Return a patch with a place of some class in it."""
         if not self._places:
-            return self._anywhere(rng)
+            return self.anywhere(rng)
         parts, places, weights = self._places[int(rng.integers(len(self._places)))]
         row = int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))
         row = min(row, len(parts) - 1)
