@@ -183,11 +183,11 @@ def test_a_gpu_without_memory_for_a_window_gets_its_parts(network, model, monkey
     op = DeepFinderOp(str(model), 0.0, 1.0, device="cuda")
     grid = Grid(volume.shape, volume.shape, op.halo, op.align)
     np.testing.assert_allclose(in_blocks(op, volume, grid), whole(network, volume), atol=1e-6)
-    assert tried[0] > 470_000
-    assert max(tried[1:]) <= 470_000
+    assert tried[0] == tried[1] > 470_000  # once more with empty pools
+    assert max(tried[2:]) <= 470_000
     # the next is halved at once
     in_blocks(op, volume, grid)
-    assert tried.count(tried[0]) == 1
+    assert tried.count(tried[0]) == 2
 
 
 def test_published_tiling_of_a_bare_clone_is_equal_to_the_last_bit():
