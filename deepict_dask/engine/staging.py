@@ -275,7 +275,7 @@ class StagedOutput:
         """
         made = self.folder if inner is None else self.partial / inner
         _remove_leftovers(made)
-        if self.own is not None and (others := set(os.listdir(made)) - self.own):
+        if self.own is not None and (others := sorted(set(os.listdir(made)) - self.own)):
             raise ValueError(f"{made}: expected files of {sorted(self.own)}, found {others}")
         self._clear_aside()
         if self.path.is_dir():  # a file is replaced in one step
