@@ -24,7 +24,9 @@ import numpy as np
 import torch
 
 from deepict_dask.backend import (
+    BusBytes,
     Device,
+    bus_bytes,
     count_gpus,
     device_budget,
     empty_pools,
@@ -37,7 +39,7 @@ from deepict_dask.backend import (
 from deepict_dask.config import PickSettings, SegmentSettings
 from deepict_dask.core.geometry import Box, Grid, as_vec
 from deepict_dask.core.volume import VolumeHeader
-from deepict_dask.engine import ClusterSettings, connect
+from deepict_dask.engine import ClusterSettings, Workers, connect
 from deepict_dask.engine.gpu_workers import visible_gpus
 from deepict_dask.equalization import EqualizeOp, radial_spectrum
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
@@ -289,6 +291,7 @@ def stages(case: Case) -> dict[str, Any]:
         return result
 
     for _ in range(2):  # the second is warm
+        before = bus_bytes()
         there = step("to the GPU", lambda: to_device(volume, case.device))
         normal = step("normalise", lambda there=there: normalise(there, 0.0, 1.0))
         del there
@@ -301,8 +304,15 @@ def stages(case: Case) -> dict[str, Any]:
         step("range of scores", lambda scores=scores: score_range(block, scores))
         del scores, chosen, labelled
     found["on the GPU and over the bus, seconds"] = round(sum(found.values()), 2)
-    found["bytes over the bus for a voxel"] = (volume.nbytes + n) / n
-    return found
+    return found | over_the_bus(bus_bytes() - before, n)
+
+
+def over_the_bus(moved: BusBytes, n_voxels: int) -> dict[str, float]:
+    """Tabulate what was copied beside the least possible, which is each voxel to the GPU once."""
+    return {
+        "bytes to the GPU for a voxel (least: 4)": round(moved.to_device / n_voxels, 3),
+        "bytes to the host for a voxel (least: 0)": round(moved.to_host / n_voxels, 3),
+    }
 
 
 def from_zarr_to_picks(case: Case) -> dict[str, Any]:
@@ -324,6 +334,7 @@ def from_zarr_to_picks(case: Case) -> dict[str, Any]:
                 {},
             )
             for turn in ("first", "warm"):
+                before = _moved_by(workers)
                 with GpuBusy(gpus[0] if gpus else "0") as busy:
                     seconds, report = timed(
                         pick_predicted, session, source, {folder / "picks": section},
@@ -331,9 +342,16 @@ def from_zarr_to_picks(case: Case) -> dict[str, Any]:
                     )  # fmt: skip
                 found[f"{precision}: {turn}, seconds"] = round(seconds, 2)
                 found[f"{precision}: {turn}, part of the time that the GPU is busy"] = busy.part
+            moved = over_the_bus(_moved_by(workers) - before, math.prod(case.tomogram))
+            found |= {f"{precision}: warm, {what}": figure for what, figure in moved.items()}
             found[f"{precision}: picks"] = next(iter(report.values())).n_picks
         found["planned GiB on the GPU"] = round((session.device_bytes() or 0) / GIB, 1)
     return found
+
+
+def _moved_by(workers: Workers) -> BusBytes:
+    """Return what all processes of the workers have copied since they began."""
+    return sum(workers.client.run(bus_bytes).values(), BusBytes())
 
 
 PARTS = (

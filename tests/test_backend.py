@@ -143,11 +143,14 @@ def test_a_gpu_array_without_its_library_names_the_extra_to_install():
 def test_arrays_move_there_and_back_and_stay_where_they_are():
     gpu, cpu = backend.Device("cuda"), backend.Device("cpu")
     voxels = np.arange(4)
+    before = backend.bus_bytes()
     there = backend.to_device(voxels, gpu)
     assert isinstance(there, FakeArray)
     assert backend.to_device(there, gpu) is there
     assert backend.to_device(voxels, cpu) is voxels
+    assert backend.bus_bytes() - before == backend.BusBytes(to_device=voxels.nbytes)
     np.testing.assert_array_equal(backend.to_host(there), voxels)
+    assert backend.bus_bytes() - before == backend.BusBytes(voxels.nbytes, voxels.nbytes)
     np.testing.assert_array_equal(backend.to_device(there, cpu), voxels)
 
 

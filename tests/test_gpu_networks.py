@@ -10,7 +10,7 @@ import torch
 from gpu_places import SHAPE, Written, noise, on, place, same_node
 
 from benchmarks.bench_gpu import yardstick
-from deepict_dask.backend import is_on_device, to_host
+from deepict_dask.backend import bus_bytes, is_on_device, to_host
 from deepict_dask.config import EqualizeSettings, PickSettings, SegmentSettings
 from deepict_dask.core.geometry import Box, Grid
 from deepict_dask.core.volume import VolumeHeader
@@ -120,9 +120,14 @@ def test_from_a_window_to_tables_nothing_but_the_chosen_voxels_and_rows_leaves(l
     threshold = float(np.median(scores))
     passes = [one_pass(device, threshold) for device in ("cpu", "cuda")]
     standin.transfers.to_host.clear()
+    before = bus_bytes()
     nodes = [each.measure(block, noise()) for each in passes]
     n = np.prod(SHAPE)
+    moved = bus_bytes() - before
+    assert moved.to_device == 4 * n  # the window, and no voxel twice
+    assert 2 * n < moved.to_host < 2 * n + 4 * n
     if loaded == "stand-in":
+        assert moved.to_host == sum(standin.transfers.to_host)
         assert standin.transfers.to_host.count(n) == 2  # the voxels chosen, a byte each
         assert max(size for size in standin.transfers.to_host if size != n) < 4 * n / 2
         for found, expected in zip(nodes[1].nodes, nodes[0].nodes, strict=True):

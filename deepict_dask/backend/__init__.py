@@ -1,6 +1,7 @@
 """NumPy or CuPy, decided by the array: the only place that imports cupy, cupyx and cucim."""
 
 from .arrays import fft_of, from_dlpack, is_on_device, namespace_of, ndimage_of, to_device, to_host
+from .bus import BusBytes, bus_bytes
 from .components import label_components
 from .device import Device, count_gpus, resolve_device
 from .memory import (
@@ -16,8 +17,10 @@ from .pinned import pinned
 from .turn import after_turn, device_turn
 
 __all__ = [
+    "BusBytes",
     "Device",
     "after_turn",
+    "bus_bytes",
     "compute_on",
     "count_gpus",
     "device_budget",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import DeviceError
+from .bus import count_bus_bytes
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -114,6 +115,7 @@ def to_device(array: Any, device: Device) -> Any:
     if is_on_device(array):
         return array
     cupy = _library("cupy")
+    count_bus_bytes(to_device=array.nbytes)
     if not (is_pinned(array) and array.flags.c_contiguous):
         return cupy.asarray(array)
     there = cupy.empty(array.shape, array.dtype)
@@ -130,7 +132,11 @@ def to_host(array: Any) -> np.ndarray[Any, Any]:
     >>> to_host(voxels) is voxels
     True
     """
-    return array.get() if is_on_device(array) else array
+    if not is_on_device(array):
+        return array
+    there: np.ndarray[Any, Any] = array.get()
+    count_bus_bytes(to_host=there.nbytes)
+    return there
 
 
 def is_pinned(array: Any) -> bool:
