@@ -41,7 +41,7 @@ _PARTICLES = {
     "membrane": {"labels": "labels", "values": [_MEMBRANE]},
 }
 RECIPES: dict[str, Recipe] = {
-    # that of the bundled model, with its 1,500 steps: with more, two cells are learnt by heart
+    # that of the bundled model, with its 1,500 steps
     "ours": {**PARTICLE_RECIPE, "classes": _PARTICLES},
     "DeePiCt's recipe": {
         "classes": _PARTICLES,

@@ -74,7 +74,7 @@ PARTICLE_RECIPE: dict[str, Any] = {
         "depth": 2, "initial_features": 16, "space_to_depth": 2, "mirror_symmetric": True,
     },
     "patches": {"shape": [96, 96, 96], "sampling": "uniform"},
-    "augment": {"flips": True, "gaussian_noise": 0.7},
+    "augment": {"flips": True, "gaussian_noise": 0.7, "tomogram_noise": 1.0},
     "optimizer": {
         "loss": "dice", "optimizer": "muon", "learning_rate": 0.02, "schedule": "cosine",
         "weight_averaging": 0.998, "batch_size": 2, "precision": "bfloat16",
