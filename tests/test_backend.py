@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deepict_dask import backend
+from deepict_dask.backend import components
 from deepict_dask.backend import device as device_module
 from deepict_dask.core.errors import ConfigError, DeviceError, ShapeMismatchError
 
@@ -333,6 +334,19 @@ def test_without_cucim_cupy_labels(monkeypatch, connectivity):
     expected, n_expected = backend.label_components(segmentation, connectivity)
     assert n == n_expected
     assert same_partition(labels.values, expected)
+
+
+def test_more_voxels_than_a_gpu_can_count_are_labelled_on_the_host(monkeypatch):
+    """Kernels of CuPy and cuCIM before spring 2026 leave the last voxels out."""
+    monkeypatch.setitem(sys.modules, "cupy", module("cupy", asarray=FakeArray))
+    monkeypatch.setattr(components, "_MOST_ON_GPU", 209)
+    monkeypatch.setattr(components, "_label_on_gpu", None)
+    segmentation = np.random.default_rng(0).random((5, 6, 7)) > 0.8
+    labels, n = backend.label_components(FakeArray(segmentation), 26)
+    expected, n_expected = backend.label_components(segmentation, 26)
+    assert isinstance(labels, FakeArray)
+    assert n == n_expected
+    np.testing.assert_array_equal(labels.values, expected)
 
 
 def test_a_gpu_that_others_have_filled_is_refused(monkeypatch):

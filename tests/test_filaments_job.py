@@ -26,6 +26,7 @@ from deepict_dask.core.errors import (
 from deepict_dask.engine import ClusterSettings, connect
 from deepict_dask.filaments import FilamentSettings
 from deepict_dask.io.picks import read_picks
+from deepict_dask.jobs import filaments as filaments_job
 from deepict_dask.jobs.filaments import trace_filaments
 from deepict_dask.jobs.session import Session
 
@@ -157,6 +158,17 @@ def test_what_is_no_mask_is_refused_by_its_name(session, tmp_path, bad):
         warnings.simplefilter("ignore")  # mrcfile warns of NaN
         path = save(tmp_path / "bad.mrc", array)
     with pytest.raises(VoxelValueError, match=r"bad\.mrc: expected a mask of 0 outside"):
+        trace_filaments(session, path, tmp_path / "o.csv", SETTINGS)
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_scores_with_too_low_a_threshold_are_refused_before_they_are_traced(
+    session, tmp_path, monkeypatch
+):
+    noise = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
+    path = save(tmp_path / "scores.mrc", noise)
+    monkeypatch.setattr(filaments_job, "_MOST_VOXELS", 1000)
+    with pytest.raises(ConfigError, match=r"scores\.mrc: .* voxels on its middle lines: give a h"):
         trace_filaments(session, path, tmp_path / "o.csv", SETTINGS)
     assert not (tmp_path / "o.csv").exists()
 

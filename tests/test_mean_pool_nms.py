@@ -16,6 +16,7 @@ from deepict_dask.core.geometry import Box, Grid, as_vec
 from deepict_dask.core.volume import VolumeHeader
 from deepict_dask.io.ome_zarr_write import create_ome_zarr
 from deepict_dask.io.picks import read_picks
+from deepict_dask.jobs.picking import mean_pool as mean_pool_job
 from deepict_dask.jobs.picking.pick import pick_particles
 from deepict_dask.jobs.session import Session
 from deepict_dask.particles.deepetpicker_compat import (
@@ -286,6 +287,18 @@ def test_scores_that_are_nan_are_refused_with_the_file(two_workers, tmp_path):
     settings = PickSettings(method="mp-nms", diameters=(5,))
     with pytest.raises(VoxelValueError, match=r"nan\.zarr.*NaN"):
         pick_particles(Session(two_workers), source, tmp_path / "p", settings)
+
+
+def test_a_plateau_wider_than_the_diameter_is_refused_before_its_voxels_are_compared(
+    two_workers, tmp_path, monkeypatch
+):
+    """Each inner voxel of a plateau has the highest mean near it."""
+    source = stored(tmp_path / "s.zarr", np.ones((40, 40, 40), np.float32))
+    settings = PickSettings(method="mp-nms", diameters=(5,))
+    monkeypatch.setattr(mean_pool_job, "_MOST_PEAKS", 20_000)
+    with pytest.raises(ConfigError, match=r"s\.zarr: .*highest means.*higher --threshold"):
+        pick_particles(Session(two_workers), source, tmp_path / "p", settings)
+    assert not (tmp_path / "p").exists()
 
 
 def test_a_volume_smaller_than_a_published_tile_is_refused(two_workers, tmp_path):

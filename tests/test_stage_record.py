@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 
+from deepict_dask.core.errors import WorkFailedError
+from deepict_dask.engine import patience
 from deepict_dask.jobs.runs.stage_record import StageRecord
 
 
@@ -89,3 +94,27 @@ def test_an_output_remembers_what_was_warned_of_before_it_was_made(record, tmp_p
     assert later.answers("scores.zarr", "key")
     later.note("scores.zarr", "another")  # made again, and nothing was odd
     assert later.warnings_of("scores.zarr") == []
+
+
+@pytest.mark.parametrize("n_failures", [2, 99])
+def test_storage_that_does_not_answer_is_not_taken_for_an_empty_record(
+    record, tmp_path, monkeypatch, n_failures
+):
+    """Else all of a tomogram would be made again after a hiccup of a file server."""
+    record.note("picks", "key")
+    (tmp_path / "picks").mkdir()
+    left = [n_failures]
+
+    def flaky(path, **_options):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return path.read_bytes().decode()
+
+    monkeypatch.setattr(patience.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(Path, "read_text", flaky)
+    if n_failures < len(patience.PAUSES_S):
+        assert record.answers("picks", "key")
+    else:
+        with pytest.raises(WorkFailedError, match=r"stages\.json: .*Stale file handle"):
+            record.answers("picks", "key")
