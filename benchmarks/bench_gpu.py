@@ -16,6 +16,7 @@ import math
 import tempfile
 import time
 import traceback
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,7 +143,7 @@ def machine(case: Case) -> dict[str, Any]:
         host = torch.zeros(n, dtype=torch.uint8)
         pinned = host.pin_memory()
         for name, memory in (("pageable", host), ("pinned", pinned)):
-            seconds, _ = case.warm(lambda memory=memory: target.copy_(memory))
+            seconds, _ = case.warm(partial(target.copy_, memory))
             found[f"to the GPU from {name} memory, GB/s"] = round(n / seconds / 1e9, 1)
     return found
 
@@ -183,7 +184,7 @@ def networks(case: Case) -> dict[str, Any]:
     for precision in PRECISIONS:
         network = case.network()
         ours = InferenceUNet3D(network, precision)
-        seconds, _ = case.warm(lambda ours=ours: predict_window(ours, window))
+        seconds, _ = case.warm(partial(predict_window, ours, window))
         resident, _ = case.warm(_resident(case, network, precision))
         floor = floor_bytes(case.window, DTYPES[precision].itemsize) / copy
         found |= {
@@ -219,7 +220,7 @@ def rival(case: Case) -> dict[str, Any]:
     """Time MONAI's sliding windows over a tomogram of the same weights and precision."""
     if not installed("monai"):
         return {"MONAI": "not installed"}
-    from monai.inferers import sliding_window_inference
+    from monai.inferers.utils import sliding_window_inference
 
     shape = as_vec([min(2 * n, m) for n, m in zip(case.window, case.tomogram, strict=True)])
     roi = (32, 32, 32) if case.small else (160, 160, 160)
@@ -248,11 +249,11 @@ def labels(case: Case) -> dict[str, Any]:
     chosen = score > 1.3
     found: dict[str, Any] = {"million voxels": round(math.prod(shape) / 1e6, 1)}
     for connectivity in (6, 26):
-        seconds, (labelled, n) = case.warm(lambda c=connectivity: label_components(chosen, c))
+        seconds, (labelled, n) = case.warm(partial(label_components, chosen, connectivity))
         found[f"{connectivity} neighbours: labels, seconds"] = round(seconds, 3)
         found[f"{connectivity} neighbours: clusters"] = n
-    place = {"box": Box.whole(shape), "shape": shape}
-    seconds, _ = case.warm(lambda: measure_components(labelled, n, score, **place))
+    measure = partial(measure_components, labelled, n, score, box=Box.whole(shape), shape=shape)
+    seconds, _ = case.warm(measure)
     return found | {"tables, seconds": round(seconds, 3)}
 
 
@@ -282,7 +283,8 @@ def stages(case: Case) -> dict[str, Any]:
     n, box = math.prod(volume.shape), Box.whole(case.tomogram)
     network = InferenceUNet3D(case.network(), "float16" if case.device.is_gpu else "float32")
     (block,) = Grid(case.tomogram, case.tomogram)
-    select, place = SelectSettings(threshold=0.5), {"box": box, "shape": box.shape}
+    select = SelectSettings(threshold=0.5)
+    measure = partial(measure_components, box=box, shape=box.shape)
     found: dict[str, Any] = {}
 
     def step(name: str, work: Callable[[], Any]) -> Any:
@@ -292,16 +294,16 @@ def stages(case: Case) -> dict[str, Any]:
 
     for _ in range(2):  # the second is warm
         before = bus_bytes()
-        there = step("to the GPU", lambda: to_device(volume, case.device))
-        normal = step("normalise", lambda there=there: normalise(there, 0.0, 1.0))
+        there = step("to the GPU", partial(to_device, volume, case.device))
+        normal = step("normalise", partial(normalise, there, 0.0, 1.0))
         del there
-        scores = step("network", lambda normal=normal: predict_window(network, normal))[0]
+        scores = step("network", partial(predict_window, network, normal))[0]
         del normal
-        chosen = step("choose", lambda s=scores: select_voxels(s, None, box, box.shape, select))
-        step("chosen voxels to the host", lambda chosen=chosen: to_host(chosen))
-        labelled, count = step("label", lambda chosen=chosen: label_components(chosen, 26))
-        step("tables", lambda a=labelled, c=count, s=scores: measure_components(a, c, s, **place))
-        step("range of scores", lambda scores=scores: score_range(block, scores))
+        chosen = step("choose", partial(select_voxels, scores, None, box, box.shape, select))
+        step("chosen voxels to the host", partial(to_host, chosen))
+        labelled, count = step("label", partial(label_components, chosen, 26))
+        step("tables", partial(measure, labelled, count, scores))
+        step("range of scores", partial(score_range, block, scores))
         del scores, chosen, labelled
     found["on the GPU and over the bus, seconds"] = round(sum(found.values()), 2)
     return found | over_the_bus(bus_bytes() - before, n)

@@ -59,7 +59,7 @@ def ball_labels(shape: Vec, fraction: float, seed: int = 0) -> Labels:
 
 def _scikit_learn(path: str) -> tuple[float, Any]:
     """Return seconds and centres: the body of a process."""
-    from sklearn.cluster import MeanShift  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from sklearn.cluster import MeanShift
 
     reader = open_volume(path)
     voxels = np.stack(np.nonzero(reader.read(Box.whole(reader.header.shape))), axis=1)

@@ -80,7 +80,7 @@ def _monai(
 ) -> tuple[float, float, float, float]:
     """Return seconds with and without reading, network voxels per voxel, largest difference."""
     import torch
-    from monai.inferers import sliding_window_inference  # type: ignore[import-not-found]
+    from monai.inferers.utils import sliding_window_inference
 
     network, (window, overlap) = _network(model, n_threads), tiling
     seen = 0
@@ -93,6 +93,7 @@ def _monai(
     timed_read(path)
     reading, voxels = timed(_normalised, path)
     volume = torch.from_numpy(voxels.astype(np.float32))[None, None]
+    scores: Any
     with torch.inference_mode():
         computing, scores = timed(
             sliding_window_inference, volume, (window,) * 3, 1, predict, overlap=overlap
@@ -135,7 +136,7 @@ def _onnx_bytes(network: Any, window: Any) -> bytes:
 
 
 def _run_onnx(network: Any, window: Any, n_threads: int) -> Callable[[], Any]:
-    import onnxruntime  # type: ignore[import-not-found]
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
@@ -147,7 +148,7 @@ def _run_onnx(network: Any, window: Any, n_threads: int) -> Callable[[], Any]:
 
 
 def _run_openvino(network: Any, window: Any, n_threads: int) -> Callable[[], Any]:
-    import openvino  # type: ignore[import-not-found]
+    import openvino
 
     core = openvino.Core()
     compiled = core.compile_model(

@@ -87,7 +87,7 @@ def _dask_image(path: str, chunk: int, n_threads: int) -> tuple[float, int]:
     """Return seconds with reading, and the number of clusters: the body of a process."""
     import dask
     import dask.array as da
-    from dask_image import ndmeasure  # type: ignore[import-not-found]
+    from dask_image import ndmeasure
 
     def label_and_sum() -> int:
         score = da.from_zarr(path, component="0").rechunk((chunk,) * 3)

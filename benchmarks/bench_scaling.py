@@ -74,6 +74,8 @@ _JOBS = (("segment", _segment, _scores), ("pick", _pick, _picks))
 """Each job's name, what is timed, and what must be the same on any number of workers."""
 _ALONE = "the network alone"
 _WINDOW = (64, 128, 128)
+_ready: Any = None
+"""In a process of the network alone: what it waits at until all are there."""
 _Case = tuple[str, int, int]
 """A job's name, how many workers do it, and the parts of its volume."""
 _ROUNDS = 5
