@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ from hypothesis import HealthCheck, settings
 __all__ = ["archive", "deposit"]
 
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+# A shell starts what is in its background (`make test &`) deaf to Ctrl-C, and programs that the
+# tests interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "local",
