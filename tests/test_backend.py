@@ -339,9 +339,9 @@ def test_without_cucim_cupy_labels(monkeypatch, connectivity):
 def test_more_voxels_than_a_gpu_can_count_are_labelled_on_the_host(monkeypatch):
     """Kernels of CuPy and cuCIM before spring 2026 leave the last voxels out."""
     monkeypatch.setitem(sys.modules, "cupy", module("cupy", asarray=FakeArray))
-    monkeypatch.setattr(components, "_MOST_ON_GPU", 209)
-    monkeypatch.setattr(components, "_label_on_gpu", None)
     segmentation = np.random.default_rng(0).random((5, 6, 7)) > 0.8
+    monkeypatch.setattr(components, "_MOST_ON_GPU", segmentation.size - 1)
+    monkeypatch.setattr(components, "_label_on_gpu", None)
     labels, n = backend.label_components(FakeArray(segmentation), 26)
     expected, n_expected = backend.label_components(segmentation, 26)
     assert isinstance(labels, FakeArray)

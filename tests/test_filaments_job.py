@@ -168,7 +168,7 @@ def test_scores_with_too_low_a_threshold_are_refused_before_they_are_traced(
     noise = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
     path = save(tmp_path / "scores.mrc", noise)
     monkeypatch.setattr(filaments_job, "_MOST_VOXELS", 1000)
-    with pytest.raises(ConfigError, match=r"scores\.mrc: .* voxels on its middle lines: give a h"):
+    with pytest.raises(ConfigError, match=r"scores\.mrc: .*middle lines: give a higher --thr"):
         trace_filaments(session, path, tmp_path / "o.csv", SETTINGS)
     assert not (tmp_path / "o.csv").exists()
 

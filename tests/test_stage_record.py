@@ -96,25 +96,34 @@ def test_an_output_remembers_what_was_warned_of_before_it_was_made(record, tmp_p
     assert later.warnings_of("scores.zarr") == []
 
 
-@pytest.mark.parametrize("n_failures", [2, 99])
-def test_storage_that_does_not_answer_is_not_taken_for_an_empty_record(
-    record, tmp_path, monkeypatch, n_failures
-):
+@pytest.fixture
+def unanswering(monkeypatch):
+    """Let files fail to be read as text this many times."""
+
+    def fail(n_times):
+        failures = iter(range(n_times))
+
+        def read_text(path, **_options):
+            if next(failures, None) is not None:
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return path.read_bytes().decode()
+
+        monkeypatch.setattr(Path, "read_text", read_text)
+
+    monkeypatch.setattr(patience.time, "sleep", lambda _seconds: None)
+    return fail
+
+
+def test_a_record_that_storage_gives_late_answers(record, tmp_path, unanswering):
     """Else all of a tomogram would be made again after a hiccup of a file server."""
     record.note("picks", "key")
     (tmp_path / "picks").mkdir()
-    left = [n_failures]
+    unanswering(len(patience.PAUSES_S))
+    assert record.answers("picks", "key")
 
-    def flaky(path, **_options):
-        left[0] -= 1
-        if left[0] >= 0:
-            raise OSError(errno.ESTALE, "Stale file handle")
-        return path.read_bytes().decode()
 
-    monkeypatch.setattr(patience.time, "sleep", lambda _seconds: None)
-    monkeypatch.setattr(Path, "read_text", flaky)
-    if n_failures < len(patience.PAUSES_S):
-        assert record.answers("picks", "key")
-    else:
-        with pytest.raises(WorkFailedError, match=r"stages\.json: .*Stale file handle"):
-            record.answers("picks", "key")
+def test_a_record_that_storage_never_gives_is_not_taken_for_an_empty_one(record, unanswering):
+    record.note("picks", "key")
+    unanswering(len(patience.PAUSES_S) + 1)
+    with pytest.raises(WorkFailedError, match=r"stages\.json: .*Stale file handle"):
+        record.answers("picks", "key")
