@@ -105,6 +105,8 @@ class Batch:
         self._again: list[int] = []
         """Tomograms to be tried once more, alone."""
         self._fatal: BaseException | None = None
+        self._end = "interrupted"
+        """Why the run ends before its time, if it does."""
 
     @property
     def reports(self) -> tuple[TomogramReport, ...]:
@@ -175,11 +177,11 @@ class Batch:
     def _failed(self, name: str, error: Exception, seconds: float) -> TomogramReport:
         """Return why a tomogram was not finished: by itself, or because the run is at its end."""
         if not self._turns.is_stopped and not self._turns.is_connected:
-            log.error("the connection to the workers was lost; no more tomograms are begun")
+            self._end = "the connection to the workers was lost"  # before others see a stopped run
+            log.error("%s; no more tomograms are begun", self._end)
             self._turns.stop()
-            return _unfinished(name, "the connection to the workers was lost", seconds)
         if self._turns.is_stopped:
-            return _unfinished(name, "interrupted", seconds)
+            return _unfinished(name, self._end, seconds)
         log.debug("%s failed", name, exc_info=error)
         known = error if isinstance(error, DeepictError) else explain(error, "the run", name)
         return TomogramReport(name, error=known, seconds=seconds, is_done=False)

@@ -325,6 +325,23 @@ def test_tomograms_that_follow_a_lost_scheduler_are_unfinished_and_not_failed():
     assert "connection to the workers was lost" in batch.reports[1].why
 
 
+def test_all_tomograms_in_work_are_told_that_the_connection_was_lost():
+    both_run = threading.Barrier(2, timeout=60)
+    with connect(ClusterSettings(kind="threads", workers=1, memory="1GiB")) as workers:
+
+        def run_one(_place, workers):
+            both_run.wait()
+            workers.client.close()
+            both_run.wait()
+            return {"picks": workers.client.submit(sum, [1], pure=False).result()}
+
+        batch = Batch(workers, list("abc"), run_one, n_at_once=2)
+        batch.run()
+    lost = "the connection to the workers was lost; run the same command again to continue"
+    assert [one.why for one in batch.reports[:2]] == [lost, lost]
+    assert "not begun" in batch.reports[2].why
+
+
 def test_a_tomogram_that_shared_a_dying_worker_is_tried_again_alone(two_workers):
     tries, lock = [], threading.Lock()
 
