@@ -15,6 +15,7 @@ from deepict_dask.jobs.export_model import export_model
 from deepict_dask.models.checkpoint import load_checkpoint, save_model
 from deepict_dask.models.unet2d import UNet2D, UNet2DSettings
 from deepict_dask.training.fit import train_network
+from deepict_dask.training.module import TrainingModule
 
 __all__ = ["cells"]
 
@@ -135,6 +136,27 @@ def test_a_training_that_is_forced_is_trained_again_though_it_is_up_to_date(cell
     done = command(path, "--overwrite")
     assert done.exit_code == 0, done.output
     assert (cells / "models/cube.pth").stat().st_mtime_ns > checkpoint
+
+
+def test_a_forced_training_that_was_killed_goes_on_and_does_not_begin_again(cells, monkeypatch):
+    path = deepict_3d(cells)
+    assert command(path).exit_code == 0
+    deepict_3d(cells, force_retrain=True)
+    step = TrainingModule.training_step
+
+    def killed_later(module, batch, batch_idx):
+        if module.trainer.global_step == module.config.optimizer.steps_per_epoch:
+            raise RuntimeError("killed")
+        return step(module, batch, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingModule, "training_step", killed_later)
+        assert command(path).exit_code != 0
+    assert not (cells / "out/models/cube/model.safetensors").exists()
+    done = command(path)
+    assert done.exit_code == 0, done.output
+    assert "continuing from epoch 2" in done.output
+    assert (cells / "out/models/cube/model.safetensors").exists()
 
 
 def test_all_problems_of_a_deepict_training_are_named_at_once(cells):
