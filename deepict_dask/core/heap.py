@@ -10,23 +10,33 @@ back at once, for what is left of them in a heap was seen to exceed what a task 
 hold. A process that makes a network takes the thresholds that glibc reaches by itself elsewhere;
 what is left after a window, some 90 MiB, would be missing where the worker's next task is of
 another kind and planned to fill it.
+
+A training has its process to itself and needs the same blocks in each step, from threads of its
+own. glibc gives such threads heaps in pieces of 64 MiB, which it returns and asks for again at each
+large block: `one_heap` keeps all in one heap until the training ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["HEAP_ENVIRONMENT", "give_back_heap", "keep_heap"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+__all__ = ["HEAP_ENVIRONMENT", "give_back_heap", "keep_heap", "one_heap"]
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Numbers of the parameters, from glibc's ``malloc.h``."""
 MAPPED_BYTES = 32 << 20
 """Blocks from this size on are mapped one by one: the most that glibc takes."""
 KEPT_BYTES = 2 * MAPPED_BYTES
 """Free memory at the heap's end from which on it is given back."""
+_LARGEST = 2**31 - 1
+"""The most that ``mallopt``, which takes an int, can be told."""
 CHUNK_BYTES = 9 << 20
 """A chunk of 128 x 128 x 128 float32 voxels, and what is stored with it."""
 HEAP_ENVIRONMENT = {
@@ -61,6 +71,35 @@ def give_back_heap() -> bool:
     """
     trim = _function("malloc_trim")
     return trim is not None and bool(trim(0))
+
+
+@contextlib.contextmanager
+def one_heap() -> Iterator[bool]:
+    """Keep what is freed, of all threads started within, until the end; say whether it is so.
+
+    Afterwards free memory is given back and the thresholds are those of `keep_heap`. That threads
+    share a heap remains.
+
+    Examples
+    --------
+    >>> with one_heap() as is_kept:
+    ...     is_kept in (True, False)
+    True
+    """
+    mallopt = _function("mallopt")
+    if mallopt is None:
+        yield False
+        return
+    mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)  # where the next is refused: before glibc 2.35
+    can_keep = bool(mallopt(M_MMAP_THRESHOLD, _LARGEST))
+    mallopt(M_TRIM_THRESHOLD, _LARGEST)
+    mallopt(M_ARENA_MAX, 1)
+    try:
+        yield can_keep
+    finally:
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        give_back_heap()
 
 
 def _function(name: str) -> Any:

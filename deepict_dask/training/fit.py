@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from ..core.errors import DeepictError, DeviceError, LedgerError, OutputExistsError
+from ..core.heap import one_heap
 from ..engine import Progress
 from ..engine.output_lock import OutputLock
 from ..io.replace import replace_file
@@ -276,6 +277,7 @@ def _fit(module: TrainingModule, books: Epochs, folder: Path, wishes: _Wishes) -
         torch.random.fork_rng(devices=[]),
         progress.stage("train", module.n_steps, done) as advance,
         _quiet_lightning(),
+        contextlib.nullcontext() if wishes.on_gpu else one_heap(),
     ):
         books.advance = advance
         trainer = _trainer(module, books, folder, done, wishes)
