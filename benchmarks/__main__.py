@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 NAMES = (
     "label", "segment", "equalize", "run", "dataset", "scaling", "memory", "rivals_label",
     "rivals_inference", "plans", "million", "mean_shift", "training",
-    "training_pickers",
+    "training_deepfinder", "training_deepetpicker",
 )  # fmt: skip
-_LONG = ("million", "training", "training_pickers")
+_LONG = ("million", "training", "training_deepfinder", "training_deepetpicker")
 """Run in full size only where they are named: they take an hour and more."""
 _PACKAGES = (
     "deepict-dask", "dask", "numpy", "torch", "zarr", "scipy", "connected-components-3d",
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure deepict_dask beside others.",
-        epilog="benchmarks:\n" + "\n".join(f"  {name:17} {question(name)}" for name in NAMES),
+        epilog="benchmarks:\n" + "\n".join(f"  {name:21} {question(name)}" for name in NAMES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         type=_known,
         metavar="NAME",
-        help="by default all but million, training and training_pickers",
+        help="by default all but million and those of training",
     )
     parser.add_argument(
         "--size", choices=("small", "full"), default="full",

@@ -10,7 +10,8 @@ DeepFinder
 DeepETPicker
     Tiles of the network's own size and pad, mean-pooling non-maximum suppression of each class's
     scores, the highest of close picks. Its program has a fixed threshold and floor; here both are
-    chosen, since networks that were trained for so short a time are unsure.
+    chosen, since networks that were trained for so short a time are unsure. Its picks are found a
+    second time in the mean over eight mirror images (``--average-flips``), which its program lacks.
 
 As for the other recipes limits are chosen on the cells of the training, and nothing is picked
 outside of the cytosol.
@@ -34,15 +35,17 @@ from deepict_dask.segmentation.deepetpicker_tiles import DeepETPickerOp
 from deepict_dask.segmentation.deepfinder_windows import DeepFinderOp
 from deepict_dask.training.score_limits import MIN_SIZES
 
+from .train_on_cells import compare_recipes
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from deepict_dask.synthetic import Cell
 
-    from .train_on_cells import Recipe
+    from .train_on_cells import Cells, Recipe
 
-__all__ = ["MATCH_RADIUS", "RECIPES", "cell_scores", "picker_f1s"]
+__all__ = ["MATCH_RADIUS", "RECIPES", "cell_scores", "compare_seeds", "picker_f1s"]
 
 Array = np.ndarray[Any, Any]
 
@@ -86,7 +89,7 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 
-def cell_scores(model: Path, cell: Cell) -> Array:
+def cell_scores(model: Path, cell: Cell, *, average_flips: bool = False) -> Array:
     """Return the scores of a whole cell as the model's program makes them.
 
     Parameters
@@ -95,6 +98,8 @@ def cell_scores(model: Path, cell: Cell) -> Array:
         File of a DeepFinder or DeepETPicker model.
     cell
         Whose tomogram is predicted.
+    average_flips
+        Not as its program: the mean over eight mirror images.
 
     Returns
     -------
@@ -104,14 +109,18 @@ def cell_scores(model: Path, cell: Cell) -> Array:
     tomogram = cell.tomogram
     mean, std = float(tomogram.mean(dtype=np.float64)), float(tomogram.std(dtype=np.float64))
     common = (str(model), mean, std, None, "cpu")
-    op: DeepFinderOp | DeepETPickerOp = DeepETPickerOp(*common, shape=cell.settings.shape)
+    op: DeepFinderOp | DeepETPickerOp = DeepETPickerOp(
+        *common, shape=cell.settings.shape, average_flips=average_flips
+    )
     if isinstance(load_checkpoint(model).network, DeepFinder):
-        op = DeepFinderOp(*common)
+        op = DeepFinderOp(*common, average_flips=average_flips)
     (block,) = Grid(cell.settings.shape, cell.settings.shape)
     return op.apply(block, tomogram)
 
 
-def picker_f1s(model: Path, seen: Sequence[Cell], unseen: Sequence[Cell]) -> dict[str, float]:
+def picker_f1s(
+    model: Path, seen: Sequence[Cell], unseen: Sequence[Cell], *, average_flips: bool = False
+) -> dict[str, float]:
     """Return the mean F1 of each class over cells that were not trained on.
 
     Parameters
@@ -122,17 +131,50 @@ def picker_f1s(model: Path, seen: Sequence[Cell], unseen: Sequence[Cell]) -> dic
         Cells on which limits are chosen.
     unseen
         Others.
+    average_flips
+        Of `cell_scores`, of all cells; said in the names of the figures.
     """
     finds_labels = isinstance(load_checkpoint(model).network, DeepFinder)
     search = _labels_found if finds_labels else _blobs_found
-    known = [(search(cell_scores(model, cell), cell, THRESHOLDS), cell) for cell in seen]
+
+    def found(cell: Cell, thresholds: Iterable[float]) -> tuple[Searched, Cell]:
+        return search(cell_scores(model, cell, average_flips=average_flips), cell, thresholds), cell
+
+    known = [found(cell, THRESHOLDS) for cell in seen]
     limits = {name: _best_limit(known, name) for name in RADII}
     chosen = {threshold for threshold, _ in limits.values()}
-    new = [(search(cell_scores(model, cell), cell, chosen), cell) for cell in unseen]
+    new = [found(cell, chosen) for cell in unseen]
+    how = ", mean over flips" if average_flips else ""
     return {
-        f"{name} F1": float(np.mean([_f1(f, cell, name, limits[name]) for f, cell in new]))
+        f"{name} F1{how}": float(np.mean([_f1(f, cell, name, limits[name]) for f, cell in new]))
         for name in RADII
     }
+
+
+def compare_seeds(
+    name: str, *, average_flips: tuple[bool, ...] = (False,), small: bool
+) -> dict[str, Any]:
+    """Train a recipe with every seed; return what its networks find in cells that were kept.
+
+    Parameters
+    ----------
+    name
+        Of the recipe.
+    average_flips
+        Picks are found once for each.
+    small
+        Tiny cells and networks, one seed.
+    """
+
+    def figures(_recipe: str, model: Path, cells: Cells) -> dict[str, float]:
+        tables = [
+            picker_f1s(model, cells.trained_on, cells.tested_on, average_flips=flips)
+            for flips in average_flips
+        ]
+        return {key: value for table in tables for key, value in table.items()}
+
+    title = f"{name}: held-out figures after the same time on two cells"
+    return {"name": title} | compare_recipes({name: RECIPES[name]}, figures, small=small)
 
 
 @dataclass(frozen=True)

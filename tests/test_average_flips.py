@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from programs import untouched
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
@@ -18,6 +22,7 @@ from deepict_dask.io.volumes import open_volume
 from deepict_dask.jobs.segmenting.segment import segment_volume
 from deepict_dask.jobs.session import Session
 from deepict_dask.models.checkpoint import save_model
+from deepict_dask.models.deepetpicker import DeepETPicker, DeepETPickerSettings
 from deepict_dask.models.deepfinder import DeepFinder, DeepFinderSettings
 from deepict_dask.models.unet3d import UNet3D, UNet3DSettings
 from deepict_dask.run_outputs import model_of_region
@@ -48,7 +53,33 @@ def scores_of(session, tomogram, target, settings):
     return open_volume(target).read(Box.whole(SHAPE))
 
 
-def test_scores_are_the_mean_of_those_of_flipped_files(two_workers, model, tmp_path):
+@pytest.fixture
+def finder(tmp_path):
+    torch.manual_seed(4)
+    network = DeepFinder(DeepFinderSettings(2, (4, 4, 4))).eval()
+    with torch.no_grad():
+        network.out_conv.weight *= 20
+    return saved(tmp_path / "finder.safetensors", network)
+
+
+@pytest.fixture
+def picker(tmp_path):
+    # whole steps in all axes of the tomogram: tiles of a flipped file are the flipped tiles
+    torch.manual_seed(5)
+    network = DeepETPicker(DeepETPickerSettings(2, (8, 8), 12, 2)).eval()
+    with torch.no_grad():
+        network.final_conv.weight *= 20
+    return saved(tmp_path / "picker.safetensors", network)
+
+
+def saved(path, network):
+    save_model(path, network, class_names=["background", "a"], voxel_spacing_angstrom=None)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["model", "finder", "picker"])
+def test_scores_are_the_mean_of_those_of_flipped_files(two_workers, kind, request, tmp_path):
+    model = request.getfixturevalue(kind)
     session = Session(two_workers, device="cpu", chunks=(8, 16, 16))
     voxels = np.random.default_rng(0).normal(size=SHAPE).astype("float32")
     alone = SegmentSettings(model=model, classes=("a",))
@@ -63,7 +94,9 @@ def test_scores_are_the_mean_of_those_of_flipped_files(two_workers, model, tmp_p
     assert np.abs(found - images[0]).max() > 0.05
 
 
-def test_it_is_another_request(two_workers, model, tmp_path):
+@pytest.mark.parametrize("kind", ["model", "finder", "picker"])
+def test_it_is_another_request(two_workers, kind, request, tmp_path):
+    model = request.getfixturevalue(kind)
     # the same target and the same session: the first output is replaced, not taken for it
     voxels = np.random.default_rng(1).normal(size=SHAPE).astype("float32")
     tomogram = written(tmp_path / "t.zarr", voxels)
@@ -87,15 +120,11 @@ def test_the_published_results_are_not_averaged():
         RegionSettings(name="r", path="r.mrc", average_flips=True)
 
 
-def test_other_networks_than_3d_u_nets_are_refused(two_workers, tmp_path):
+def test_a_2d_network_is_refused(two_workers, tmp_path):
     tomogram = written(tmp_path / "t.zarr", np.ones(SHAPE, "float32"))
-    finder = tmp_path / "finder.safetensors"
-    network = DeepFinder(DeepFinderSettings(2, (2, 3, 4)))
-    save_model(finder, network, class_names=["background", "a"], voxel_spacing_angstrom=None)
-    for name in ("demo_cytosol", str(finder)):
-        settings = SegmentSettings(model=name, average_flips=True)
-        with pytest.raises(ConfigError, match="average_flips: expected a 3D U-Net"):
-            segment_volume(Session(two_workers), tomogram, tmp_path / "s.zarr", settings)
+    settings = SegmentSettings(model="demo_cytosol", average_flips=True)
+    with pytest.raises(ConfigError, match="average_flips: expected a 3D network, found a 2D one"):
+        segment_volume(Session(two_workers), tomogram, tmp_path / "s.zarr", settings)
 
 
 def test_the_command_takes_it(model, tmp_path):
@@ -109,3 +138,39 @@ def test_the_command_takes_it(model, tmp_path):
         open_volume(tmp_path / f"{name}.zarr").read(Box.whole(SHAPE)) for name in ("one", "all")
     )
     assert not np.array_equal(one, every)
+
+
+MEASURE = """
+import sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from deepict_dask.core.geometry import Grid
+from deepict_dask.segmentation.deepetpicker_tiles import DeepETPickerOp
+from deepict_dask.segmentation.deepfinder_windows import DeepFinderOp
+shape = (48, 48, 96)  # two of the picker's tiles
+if sys.argv[1] == "finder":
+    op = DeepFinderOp(sys.argv[2], 0.0, 1.0, average_flips=True)
+else:
+    op = DeepETPickerOp(sys.argv[2], 0.0, 1.0, shape=shape, average_flips=True)
+op.apply(Grid(shape, shape)[0], np.ones(shape, "float32"))
+# VmHWM, since ru_maxrss starts at the size of the parent that forked us
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) * 1024, op.fixed_bytes + op.bytes_needed(shape))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    "network", [DeepFinder(DeepFinderSettings(3)), DeepETPicker(DeepETPickerSettings(3))]
+)
+def test_the_planned_memory_bounds_the_measured_peak(tmp_path, network):
+    path = tmp_path / "m.safetensors"
+    save_model(path, network, class_names=["none", "a", "b"], voxel_spacing_angstrom=None)
+    kind = "finder" if isinstance(network, DeepFinder) else "picker"
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE, kind, str(path)],
+        check=True, capture_output=True, text=True, timeout=600, env=untouched(),
+    )  # fmt: skip
+    peak, planned = map(int, result.stdout.split())
+    assert peak <= 1.1 * planned <= 1.6 * peak

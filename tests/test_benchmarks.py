@@ -23,6 +23,7 @@ from benchmarks import (
     report,
 )
 from benchmarks.__main__ import NAMES, machine, main, question
+from benchmarks.bench_training import RECIPES as TRAINING_RECIPES
 from benchmarks.measure import NOT_INSTALLED, MostBytes, installed
 
 
@@ -54,22 +55,33 @@ def test_a_benchmark_runs_and_reports_figures(two_workers, module):
         assert ours == scipy > 0
 
 
+PICKED = {"ribosome F1", "fas F1"}
+
+
 @pytest.mark.parametrize(
-    ("module", "figures_shown"),
+    ("name", "recipes", "figures_shown"),
     [
-        ("bench_training", {"ribosome F1", "fas F1", "membrane voxel F1", "cytosol AUPRC"}),
-        ("bench_training_pickers", {"ribosome F1", "fas F1"}),
+        (
+            "training",
+            set(TRAINING_RECIPES),
+            {"ribosome F1", "fas F1", "membrane voxel F1", "cytosol AUPRC"},
+        ),
+        ("training_deepfinder", {"DeepFinder"}, PICKED),
+        (
+            "training_deepetpicker",
+            {"DeepETPicker"},
+            PICKED | {f"{name}, mean over flips" for name in PICKED},
+        ),
     ],
 )
 def test_every_recipe_of_training_is_tried_on_cells_that_it_has_not_seen(
-    two_workers, module, figures_shown
+    two_workers, name, recipes, figures_shown
 ):
     pytest.importorskip("lightning", reason="training needs the extra `train`")
-    benchmark = import_module(f"benchmarks.{module}")
-    result = benchmark.run(two_workers, small=True)
+    result = import_module(f"benchmarks.bench_{name}").run(two_workers, small=True)
     assert_reports(result)
     shown = {(recipe, figure) for recipe, figure, *_ in result["training"]["rows"]}
-    assert {recipe for recipe, _ in shown} == set(benchmark.RECIPES)
+    assert {recipe for recipe, _ in shown} == recipes
     assert {figure for _, figure in shown} == figures_shown
     for _, _, mean, lowest, highest, n_seeds in result["training"]["rows"]:
         assert 0 <= lowest <= mean <= highest <= 1

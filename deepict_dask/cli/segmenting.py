@@ -59,7 +59,7 @@ PrecisionOption = Annotated[
 ]
 FlipsOption = Annotated[
     bool,
-    typer.Option("--average-flips", help="3D U-Nets: mean over 8 mirror images (8x the work)."),
+    typer.Option("--average-flips", help="3D networks: mean over 8 mirror images (8x the work)."),
 ]
 TileOption = Annotated[
     str | None,

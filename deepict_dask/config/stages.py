@@ -167,9 +167,9 @@ class SegmentSettings(Strict):
     precision: Precision = "float32"
     """Of a 3D model's weights and features while predicting; scores are float32."""
     average_flips: bool = False
-    """Of a 3D model of DeePiCt's kind: the mean of the scores of the tomogram and of its seven
-    mirror images, turned back (test-time augmentation): eight times the work, fewer false picks of
-    a network that was trained on little."""
+    """Of a 3D model: the mean of the scores of the tomogram and of its seven mirror images, turned
+    back (test-time augmentation): eight times the work, fewer false picks of a network that was
+    trained on little. Of a DeepETPicker model each tile is mirrored."""
 
     @model_validator(mode="after")
     def _tiling_is_compat(self) -> SegmentSettings:

@@ -22,14 +22,15 @@ import numpy as np
 import torch
 
 from ..core.errors import ShapeMismatchError
-from ..core.geometry import as_vec
+from ..core.geometry import Box, as_vec
 from ..models.registry import loaded_deepetpicker
 from .class_scores import ClassScoresOp
 from .fixed_tiles import AxisTile, Tile, cut_tile, tiles_of
+from .flips import add_mean_over_flips
 from .windows import FIXED_BYTES, chosen_class
 
 if TYPE_CHECKING:
-    from ..core.geometry import Block, Box, Vec
+    from ..core.geometry import Block, Vec
     from ..models.deepetpicker import DeepETPicker, DeepETPickerSettings
 
 __all__ = ["DeepETPickerOp", "deepetpicker_axis"]
@@ -81,6 +82,8 @@ class DeepETPickerOp(ClassScoresOp):
 
     shape: Vec
     """Voxels of the tomogram."""
+    average_flips: bool = False
+    """The mean over the eight mirror images of each tile."""
 
     @property
     def settings(self) -> DeepETPickerSettings:
@@ -128,7 +131,8 @@ class DeepETPickerOp(ClassScoresOp):
         edge, pad = self.settings.block_size, self.settings.pad_size
         tile = Tile(_axes_of(corner, edge, pad))
         network = loaded_deepetpicker(self.model_path, self.device)
-        values = predicted(network, cut_tile(window, read, tile, self.mean, self.std))
+        voxels = cut_tile(window, read, tile, self.mean, self.std)
+        values = predicted(network, voxels, average_flips=self.average_flips)
         chosen = chosen_class(values, self.class_index)
         return chosen if self.class_index is None else chosen[None]
 
@@ -138,6 +142,8 @@ class DeepETPickerOp(ClassScoresOp):
         one_tile = 4 * settings.block_size**3 * (
             ALIVE_FEATURES * settings.features[0] + 3 * settings.n_classes
         )  # fmt: skip
+        if self.average_flips:  # a mirror image, its scores, and these turned back
+            one_tile += 4 * settings.block_size**3 * (1 + 2 * settings.n_classes)
         return math.prod(window_shape) * 4 * (2 + self.n_classes) + one_tile
 
     @property
@@ -162,7 +168,7 @@ def _within(kept: Box, write: Box) -> tuple[Box, Box]:
 
 
 @torch.inference_mode()
-def predicted(network: DeepETPicker, tile: Array) -> Array:
+def predicted(network: DeepETPicker, tile: Array, *, average_flips: bool = False) -> Array:
     """Return the scores of one normalised tile.
 
     Parameters
@@ -171,6 +177,8 @@ def predicted(network: DeepETPicker, tile: Array) -> Array:
         In eval mode.
     tile
         float32 zyx; each axis a multiple of ``network.settings.align``.
+    average_flips
+        Return the mean over the tile and its seven mirror images, each turned back.
 
     Returns
     -------
@@ -186,5 +194,10 @@ def predicted(network: DeepETPicker, tile: Array) -> Array:
     """
     on_device = torch.from_numpy(tile).to(network.final_conv.weight.device)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
-        scores: Array = network.scores(on_device[None, None])[0].cpu().numpy()
-    return scores
+        if not average_flips:
+            scores: Array = network.scores(on_device[None, None])[0].cpu().numpy()
+            return scores
+        mean = on_device.new_zeros((network.settings.n_classes, *tile.shape))
+        whole = Box.whole(as_vec(tile.shape))
+        add_mean_over_flips(lambda x, _: network.scores(x[None, None])[0], on_device, whole, mean)
+    return mean.cpu().numpy()

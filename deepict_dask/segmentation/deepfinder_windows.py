@@ -18,7 +18,8 @@ from ..models.deepfinder_inference import deepfinder_bytes
 from ..models.registry import inference_deepfinder, loaded_deepfinder
 from .class_scores import ClassScoresOp
 from .device_windows import Halving, scores_that_fit
-from .windows import FIXED_BYTES, chosen_class, normalise, pad_far_end, write_box
+from .flips import add_mean_over_flips
+from .windows import chosen_class, normalise, pad_far_end, write_box
 
 if TYPE_CHECKING:
     from ..core.geometry import Block, Box, Grid, Vec
@@ -29,6 +30,9 @@ __all__ = ["DeepFinderOp", "predicted"]
 
 Array = np.ndarray[Any, Any]
 
+FIXED_BYTES = 410 << 20
+"""Resident bytes after torch, this network and one small window, and what the heap keeps of windows
+whose arrays are too small to be mapped one by one (measured, both together: 180 to 455 MiB)."""
 _LEARNT = Halving()
 """A window of this network takes several times what one of a U-Net does."""
 
@@ -46,6 +50,9 @@ class DeepFinderOp(ClassScoresOp):
     >>> op.name, op.dtype
     ('segment', 'float32')
     """
+
+    average_flips: bool = False
+    """The mean over the eight mirror images of each window, as exact as one."""
 
     @property
     def settings(self) -> DeepFinderSettings:
@@ -80,7 +87,9 @@ class DeepFinderOp(ClassScoresOp):
         window = pad_far_end(normalise(window, self.mean, self.std), self.align)
         scores, wanted = self._empty(block), write_box(block)
         network = inference_deepfinder(self.model_path, self.device)
-        scores[(..., *wanted.slices)] = predicted(network, window, wanted)
+        scores[(..., *wanted.slices)] = predicted(
+            network, window, wanted, average_flips=self.average_flips
+        )
         return scores
 
     def _empty(self, block: Block) -> Array:
@@ -91,6 +100,8 @@ class DeepFinderOp(ClassScoresOp):
         """Return the peak bytes of one window: as read, normalised, padded, scores, network."""
         padded = as_vec([ceil_to(size, self.align) for size in window_shape])
         arrays = 2 + (padded != window_shape) + 2 * self.settings.n_classes
+        if self.average_flips:  # a mirror image, its scores, and these turned back
+            arrays += 1 + 2 * self.settings.n_classes
         return 4 * math.prod(padded) * arrays + deepfinder_bytes(self.settings, window_shape)
 
     def bytes_of(self, grid: Grid) -> int:
@@ -104,7 +115,9 @@ class DeepFinderOp(ClassScoresOp):
         return FIXED_BYTES + 3 * sum(4 * p.numel() for p in network.parameters())
 
 
-def predicted(network: InferenceDeepFinder, window: Array, wanted: Box) -> Array:
+def predicted(
+    network: InferenceDeepFinder, window: Array, wanted: Box, *, average_flips: bool = False
+) -> Array:
     """Return the scores of a box of one normalised window.
 
     Parameters
@@ -115,6 +128,8 @@ def predicted(network: InferenceDeepFinder, window: Array, wanted: Box) -> Array
         float32 zyx; each axis a multiple of four.
     wanted
         Voxels of the window.
+    average_flips
+        Return the mean over the window and its seven mirror images, each turned back.
 
     Returns
     -------
@@ -122,5 +137,9 @@ def predicted(network: InferenceDeepFinder, window: Array, wanted: Box) -> Array
         float32 czyx, 0..1, of the box.
     """
     on_device = torch.from_numpy(np.ascontiguousarray(window)).to(network.device)
-    scores: Array = network.scores(on_device, wanted).cpu().numpy()
-    return scores
+    if not average_flips:
+        scores: Array = network.scores(on_device, wanted).cpu().numpy()
+        return scores
+    mean = torch.zeros((network.settings.n_classes, *wanted.shape), device=network.device)
+    add_mean_over_flips(network.scores, on_device, wanted, mean)
+    return mean.cpu().numpy()

@@ -13,7 +13,6 @@ How large a window is: see `deepict_dask.segmentation.window_choice`.
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +28,7 @@ from ..core.ops import ChunkOp
 from ..models.inference import InferenceUNet3D, planes_at_once
 from ..models.registry import inference_network, loaded_unet3d
 from ..models.unet3d import UNet3D, UNet3DSettings
+from .flips import add_mean_over_flips
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,8 +51,6 @@ FIXED_BYTES = 250 << 20
 """Resident bytes after torch, a small model and one small window (measured: 225-249 MiB)."""
 DEVICE_PIECE_BYTES = 100 << 24
 """At most, of the voxels that are measured at a time on a GPU (`labelling.device_measure`)."""
-FLIPS = tuple(axes for n in range(4) for axes in itertools.combinations(range(3), n))
-"""Axes of each of the eight mirror images, the first of which is the volume itself."""
 WORKED_ON = 15
 """Most slabs of a level that are alive beside those its skip connection holds."""
 
@@ -180,23 +178,12 @@ def _put_scores(
         network.scores(window, wanted, out=out)
         return
     part = torch.empty(out.shape, dtype=torch.float32, device=network.device)
-    for axes in FLIPS:
-        network.scores(window.flip(axes), _mirrored(wanted, as_vec(window.shape), axes), out=part)
-        out += part.flip([axis + 1 for axis in axes]).to(out.device)
-    out /= len(FLIPS)
 
+    def scores_of(image: torch.Tensor, box: Box) -> torch.Tensor:
+        network.scores(image, box, out=part)
+        return part
 
-def _mirrored(box: Box, shape: Vec, axes: tuple[int, ...]) -> Box:
-    """Return where a box of a window lies once the window is flipped.
-
-    >>> _mirrored(Box((1, 2, 3), (4, 4, 4)), (8, 8, 8), (0, 2))
-    Box(start=(4, 2, 4), stop=(7, 4, 5))
-    """
-    ends = [
-        (n - b, n - a) if axis in axes else (a, b)
-        for axis, (a, b, n) in enumerate(zip(box.start, box.stop, shape, strict=True))
-    ]
-    return Box(as_vec([a for a, _ in ends]), as_vec([b for _, b in ends]))
+    add_mean_over_flips(scores_of, window, wanted, out)
 
 
 def network_bytes(settings: UNet3DSettings, window_shape: Vec, device: str = "cpu") -> int:

@@ -153,10 +153,9 @@ def check_3d_options(settings: SegmentSettings) -> None:
     ConfigError
         Another precision than float32, or the mean over flips, for a 2D network.
     """
-    if settings.average_flips and kind_of_model(settings.model) != "unet3d":
+    if settings.average_flips and is_2d(settings.model):
         raise ConfigError(
-            f"{settings.model}: average_flips: expected a 3D U-Net, found another network; "
-            "leave it out"
+            f"{settings.model}: average_flips: expected a 3D network, found a 2D one; leave it out"
         )
     if settings.precision != "float32" and is_2d(settings.model):
         raise ConfigError(

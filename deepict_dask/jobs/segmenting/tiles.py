@@ -142,10 +142,10 @@ def tiles_op(
 
     common = (model.pinned, 0.0, 1.0, model.chosen, device)
     if kind_of_model(settings.model) == "deepetpicker":
-        return DeepETPickerOp(*common, shape=shape)
+        return DeepETPickerOp(*common, shape=shape, average_flips=settings.average_flips)
     if settings.compat == "deepfinder":
         return CompatDeepFinderOp(*common, shape=shape, box=settings.box_size or PUBLISHED_BOX)
-    return DeepFinderOp(*common)
+    return DeepFinderOp(*common, average_flips=settings.average_flips)
 
 
 def _request(session: Session, source: Path, settings: SegmentSettings, model: ChosenModel) -> str:
@@ -154,5 +154,6 @@ def _request(session: Session, source: Path, settings: SegmentSettings, model: C
         "job": "segment tiles", "input": fingerprint(source), "model": model.sha256,
         "class": model.chosen, "names": model.class_names, "argmax": settings.argmax,
         "compat": settings.compat, "box_size": settings.box_size,
+        "average_flips": settings.average_flips,
         "chunks": session.chunks, "spacing": session.voxel_spacing_angstrom,
     })  # fmt: skip
