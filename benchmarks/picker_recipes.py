@@ -10,8 +10,7 @@ DeepFinder
 DeepETPicker
     Tiles of the network's own size and pad, mean-pooling non-maximum suppression of each class's
     scores, the highest of close picks. Its program has a fixed threshold and floor; here both are
-    chosen, since networks that were trained for so short a time are unsure. Its picks are found a
-    second time in the mean over eight mirror images (``--average-flips``), which its program lacks.
+    chosen, since networks that were trained for so short a time are unsure.
 
 As for the other recipes limits are chosen on the cells of the training, and nothing is picked
 outside of the cytosol.
@@ -73,12 +72,13 @@ RECIPES: dict[str, Recipe] = {
     },
     # published: 24 to 108 channels, batches of 8, 60 epochs of all particles, float32, AdamW along
     # one cycle (F1 of ribosomes 0.73 after the same time); small turns and changes of size, which
-    # are interpolated, so that a step takes an eighth longer. Radius of the balls: after 1,000
-    # steps ribosomes have 0.78 with 3 voxels, 0.76 with 5, on cells of no table 0.81 and 0.79
+    # are interpolated, so that a step takes an eighth longer; kernels that are not tied to their
+    # mirror images. Radius of the balls: after 1,000 steps ribosomes have 0.78 with 3 voxels, 0.76
+    # with 5, on cells of no table 0.81 and 0.79
     "DeepETPicker": {
         "recipe": "deepetpicker",
         "classes": {n: {"picks": n, "shape": "tball", "radius_voxels": 3} for n in RADII},
-        "network": {"width": 1 / 3},
+        "network": {"width": 1 / 3, "mirror_symmetric": True},
         "augment": {"rotation_degrees": 0.0, "scale": 0.0},
         "optimizer": {
             "optimizer": "muon", "learning_rate": 0.02, "schedule": "cosine",
@@ -89,7 +89,7 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 
-def cell_scores(model: Path, cell: Cell, *, average_flips: bool = False) -> Array:
+def cell_scores(model: Path, cell: Cell) -> Array:
     """Return the scores of a whole cell as the model's program makes them.
 
     Parameters
@@ -98,8 +98,6 @@ def cell_scores(model: Path, cell: Cell, *, average_flips: bool = False) -> Arra
         File of a DeepFinder or DeepETPicker model.
     cell
         Whose tomogram is predicted.
-    average_flips
-        Not as its program: the mean over eight mirror images.
 
     Returns
     -------
@@ -109,18 +107,14 @@ def cell_scores(model: Path, cell: Cell, *, average_flips: bool = False) -> Arra
     tomogram = cell.tomogram
     mean, std = float(tomogram.mean(dtype=np.float64)), float(tomogram.std(dtype=np.float64))
     common = (str(model), mean, std, None, "cpu")
-    op: DeepFinderOp | DeepETPickerOp = DeepETPickerOp(
-        *common, shape=cell.settings.shape, average_flips=average_flips
-    )
+    op: DeepFinderOp | DeepETPickerOp = DeepETPickerOp(*common, shape=cell.settings.shape)
     if isinstance(load_checkpoint(model).network, DeepFinder):
-        op = DeepFinderOp(*common, average_flips=average_flips)
+        op = DeepFinderOp(*common)
     (block,) = Grid(cell.settings.shape, cell.settings.shape)
     return op.apply(block, tomogram)
 
 
-def picker_f1s(
-    model: Path, seen: Sequence[Cell], unseen: Sequence[Cell], *, average_flips: bool = False
-) -> dict[str, float]:
+def picker_f1s(model: Path, seen: Sequence[Cell], unseen: Sequence[Cell]) -> dict[str, float]:
     """Return the mean F1 of each class over cells that were not trained on.
 
     Parameters
@@ -131,47 +125,36 @@ def picker_f1s(
         Cells on which limits are chosen.
     unseen
         Others.
-    average_flips
-        Of `cell_scores`, of all cells; said in the names of the figures.
     """
     finds_labels = isinstance(load_checkpoint(model).network, DeepFinder)
     search = _labels_found if finds_labels else _blobs_found
 
     def found(cell: Cell, thresholds: Iterable[float]) -> tuple[Searched, Cell]:
-        return search(cell_scores(model, cell, average_flips=average_flips), cell, thresholds), cell
+        return search(cell_scores(model, cell), cell, thresholds), cell
 
     known = [found(cell, THRESHOLDS) for cell in seen]
     limits = {name: _best_limit(known, name) for name in RADII}
     chosen = {threshold for threshold, _ in limits.values()}
     new = [found(cell, chosen) for cell in unseen]
-    how = ", mean over flips" if average_flips else ""
     return {
-        f"{name} F1{how}": float(np.mean([_f1(f, cell, name, limits[name]) for f, cell in new]))
+        f"{name} F1": float(np.mean([_f1(one, cell, name, limits[name]) for one, cell in new]))
         for name in RADII
     }
 
 
-def compare_seeds(
-    name: str, *, average_flips: tuple[bool, ...] = (False,), small: bool
-) -> dict[str, Any]:
+def compare_seeds(name: str, *, small: bool) -> dict[str, Any]:
     """Train a recipe with every seed; return what its networks find in cells that were kept.
 
     Parameters
     ----------
     name
         Of the recipe.
-    average_flips
-        Picks are found once for each.
     small
         Tiny cells and networks, one seed.
     """
 
     def figures(_recipe: str, model: Path, cells: Cells) -> dict[str, float]:
-        tables = [
-            picker_f1s(model, cells.trained_on, cells.tested_on, average_flips=flips)
-            for flips in average_flips
-        ]
-        return {key: value for table in tables for key, value in table.items()}
+        return picker_f1s(model, cells.trained_on, cells.tested_on)
 
     title = f"{name}: held-out figures after the same time on two cells"
     return {"name": title} | compare_recipes({name: RECIPES[name]}, figures, small=small)

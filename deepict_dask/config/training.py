@@ -71,8 +71,9 @@ class NetworkSettings(Strict):
     """3D U-Net only: 2 works on cells of 2x2x2 voxels, whose voxels are channels: a seventh of the
     work for as many features, and each sees twice as far."""
     mirror_symmetric: bool = False
-    """3D U-Net only: kernels are tied to their mirror images, so that the scores of a mirrored
-    volume are the mirrored scores; one kernel is learnt for eight. Features in multiples of 8."""
+    """Of a 3D U-Net or DeepETPicker's network: kernels are tied to their mirror images, so that the
+    scores of a mirrored volume are the mirrored scores; one kernel is learnt for eight. Features in
+    multiples of 8, to which a ``width`` is rounded."""
     start_from: str | None = None
     """A model file to continue from; its architecture replaces what is said here."""
 
@@ -88,8 +89,10 @@ class NetworkSettings(Strict):
 
     @model_validator(mode="after")
     def _can_be_mirrored(self) -> NetworkSettings:
-        if self.mirror_symmetric and self.kind != "unet3d":
-            raise ValueError(f"mirror_symmetric: only of a 3D U-Net, not of {self.kind}")
+        if self.mirror_symmetric and self.kind not in ("unet3d", "deepetpicker"):
+            raise ValueError(
+                f"mirror_symmetric: only of a 3D U-Net or a deepetpicker network, not {self.kind}"
+            )
         return self
 
 

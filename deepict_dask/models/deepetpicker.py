@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from ..core.errors import ModelFileError
 
-__all__ = ["DeepETPicker", "DeepETPickerSettings"]
+__all__ = ["N_PLACES", "DeepETPicker", "DeepETPickerSettings"]
 
 N_PLACES = 3
 """Channels that say where a voxel lies."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..config.training import TrainConfig
+    from ..models.deepetpicker import DeepETPicker
     from ..models.unet3d import UNet3D
     from .data import TrainingData
     from .epochs import Epochs
@@ -367,7 +368,7 @@ def _with_norms(module: TrainingModule) -> Any:
 def _settle(module: TrainingModule) -> None:
     """Make tied weights as symmetric as they are meant to be, where rounding moved them."""
     if module.config.network.mirror_symmetric:
-        settle_mirrored(cast("UNet3D", module.network))
+        settle_mirrored(cast("UNet3D | DeepETPicker", module.network))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Make a 3D U-Net see mirror images alike, by tying its weights.
+"""Make a 3D U-Net or DeepETPicker's network see mirror images alike, by tying its weights.
 
 A tilt series about y leaves noise and missing wedge as they were when a volume is mirrored along z,
 y or x, and at the resolution of pooled voxels so are particles that lie in all directions. A
@@ -9,12 +9,17 @@ its file know nothing of it, and its scores of a mirrored volume are the mirrore
 
 1. Channels are taken in groups of eight: ``8 c + 4 z + 2 y + x`` belongs to mirroring ``(z, y, x)``
    of feature ``c``. Mirroring a volume along x exchanges the channels of x = 0 and x = 1, and
-   mirrors each; of cells that are channels (``space_to_depth``) it does so by itself.
+   mirrors each; of cells that are channels (``space_to_depth``) it does so by itself. The image
+   itself is one channel, which is mirrored only; DeepETPicker's places change their sign.
 2. First weights are made symmetric: mean over the eight, times sqrt(8), so that their spread stays.
 3. Gradients are made symmetric before the optimizer sees them. Adam and Muon then take symmetric
    steps; so the weights stay symmetric.
 4. In the end what rounding moved, and what batch norms measured in each channel, is replaced by its
    mean over the eight.
+
+DeepETPicker doubles sizes by a transposed convolution of 3x3x3, whose middle lies on one of the two
+voxels made of one. No such kernel is symmetric but those that are zero at their first place along
+each axis, and 2x2x2 without it; tied, they stay so.
 
 Sources: T. Cohen and M. Welling, "Group equivariant convolutional networks" (arXiv:1602.07576); of
 3D volumes M. Winkels and T. Cohen (arXiv:1804.04656).
@@ -22,28 +27,84 @@ Sources: T. Cohen and M. Welling, "Group equivariant convolutional networks" (ar
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
 from ..core.errors import ConfigError
+from ..models.deepetpicker import N_PLACES, DeepETPicker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..models.unet3d import UNet3D
 
-__all__ = ["asymmetry", "settle_mirrored", "tie_mirrored"]
+__all__ = ["N_MIRRORINGS", "asymmetry", "settle_mirrored", "tie_mirrored"]
 
 N_MIRRORINGS = 8
 _LARGEST_ASYMMETRY = 1e-3
 """Of a model to continue from, over the largest number of a tensor."""
-_EDGE = 2
-"""Of a group of channels, which are two along each axis."""
 
 
-def tie_mirrored(network: UNet3D, *, fresh: bool) -> None:
+@dataclass(frozen=True)
+class _Cubes:
+    """Channels that are cubes of ``edge`` along z, y, x, which mirroring turns round."""
+
+    n: int
+    """Channels."""
+    edge: int = 2
+
+    def mirrored(self, tensor: torch.Tensor, dim: int, axis: int) -> torch.Tensor:
+        cubes = tensor.unflatten(dim, (-1, *[self.edge] * 3))
+        return cubes.flip(dim + 1 + axis).flatten(dim, dim + 3)
+
+
+class _Places:
+    """The places x, y, z of a voxel from the middle, which mirroring gives the other sign."""
+
+    n = N_PLACES
+
+    def mirrored(self, tensor: torch.Tensor, dim: int, axis: int) -> torch.Tensor:
+        places = list(tensor.unbind(dim))
+        places[N_PLACES - 1 - axis] = -places[N_PLACES - 1 - axis]
+        return torch.stack(places, dim)
+
+
+_Channels = tuple[_Cubes | _Places, ...]
+
+
+@dataclass(frozen=True)
+class _Tie:
+    """What the axes of a kernel, bias or norm are."""
+
+    first: _Channels
+    second: _Channels = ()
+    """Of kernels, which others lack."""
+    doubles: bool = False
+    """A kernel of 3x3x3 that doubles sizes."""
+
+    def symmetric(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the mean over the eight mirrorings."""
+        if self.doubles:
+            return functional.pad(self._mean(tensor[..., 1:, 1:, 1:]), (1, 0) * 3)
+        return self._mean(tensor)
+
+    def _mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        for axis in range(3):
+            mirrored = _mirrored(tensor, 0, self.first, axis)
+            if self.second:
+                mirrored = _mirrored(mirrored, 1, self.second, axis).flip(2 + axis)
+            tensor = (tensor + mirrored) * 0.5
+        return tensor
+
+
+def _mirrored(tensor: torch.Tensor, dim: int, channels: _Channels, axis: int) -> torch.Tensor:
+    parts = tensor.split([part.n for part in channels], dim)
+    turned = [of.mirrored(part, dim, axis) for of, part in zip(channels, parts, strict=True)]
+    return torch.cat(turned, dim) if len(turned) > 1 else turned[0]
+
+
+def tie_mirrored(network: UNet3D | DeepETPicker, *, fresh: bool) -> None:
     """Make a network symmetric, and keep it so while it is trained.
 
     Parameters
@@ -68,25 +129,27 @@ def tie_mirrored(network: UNet3D, *, fresh: bool) -> None:
     >>> bool((scores.flip(-1) - mirrored).abs().max() < 1e-5)
     True
     """
-    if network.settings.initial_features % N_MIRRORINGS:
+    uneven = [n for n in network.settings.features if n % N_MIRRORINGS]
+    if uneven:
         raise ConfigError(
             "network.mirror_symmetric: expected a multiple of 8 for network.initial_features, "
-            f"found {network.settings.initial_features}; give a multiple of 8, or turn it off"
+            f"found {uneven[0]}; give a multiple of 8, or turn it off"
         )
     if not fresh and asymmetry(network) > _LARGEST_ASYMMETRY:
         raise ConfigError(
             "network.mirror_symmetric: the model of network.start_from was not trained with it; "
             "turn it off, or start without a model"
         )
-    for weight, edges in _tensors(network, network.named_parameters()):
+    for name, weight in network.named_parameters():
+        tie = _tie(network, name, weight)
         if fresh:
             spread = N_MIRRORINGS**0.5 if weight.ndim > 1 else 1.0
             with torch.no_grad():
-                weight.copy_(spread * _symmetric(weight, edges))
-        weight.register_hook(partial(_symmetric, edges=edges))
+                weight.copy_(spread * tie.symmetric(weight))
+        weight.register_hook(tie.symmetric)
 
 
-def asymmetry(network: UNet3D) -> float:
+def asymmetry(network: UNet3D | DeepETPicker) -> float:
     """Return how far any weight is from symmetric, over the largest of its tensor.
 
     What batch norms have measured does not count: it is made symmetric when a training ends.
@@ -98,44 +161,39 @@ def asymmetry(network: UNet3D) -> float:
     True
     """
     worst = 0.0
-    for weight, edges in _tensors(network, network.named_parameters()):
+    for name, weight in network.named_parameters():
         tensor = weight.detach()
-        away = (tensor - _symmetric(tensor, edges)).abs().max()
+        away = (tensor - _tie(network, name, tensor).symmetric(tensor)).abs().max()
         worst = max(worst, float(away / tensor.abs().max().clamp(min=1e-12)))
     return worst
 
 
-def settle_mirrored(network: UNet3D) -> None:
+def settle_mirrored(network: UNet3D | DeepETPicker) -> None:
     """Make weights symmetric where rounding moved them, and what batch norms have measured."""
     with torch.no_grad():
-        for tensor, edges in _tensors(network, _of_floats(network)):
-            tensor.copy_(_symmetric(tensor, edges))
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(_tie(network, name, tensor).symmetric(tensor))
 
 
-def _of_floats(network: UNet3D) -> Iterator[tuple[str, torch.Tensor]]:
-    return ((n, t) for n, t in network.state_dict().items() if t.is_floating_point())
+def _tie(network: UNet3D | DeepETPicker, name: str, tensor: torch.Tensor) -> _Tie:
+    """Return what the axes of a tensor of the state dict are."""
+    if isinstance(network, DeepETPicker):
+        return _of_deepetpicker(name, tensor.shape)
+    edge = network.settings.space_to_depth
+    first = _Cubes(len(tensor), edge if name.startswith("out_conv.") else 2)
+    if tensor.ndim == 1:
+        return _Tie((first,))
+    return _Tie((first,), (_Cubes(tensor.shape[1], edge if name == "encoder.0.0.weight" else 2),))
 
 
-def _tensors(
-    network: UNet3D, named: Iterator[tuple[str, torch.Tensor]]
-) -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
-    """Yield tensors with the edges of the groups in their first and second axis."""
-    image = network.settings.space_to_depth
-    for name, tensor in named:
-        first = image if name.startswith("out_conv.") else _EDGE
-        second = image if name == "encoder.0.0.weight" else _EDGE
-        yield tensor, (first, second)
-
-
-def _symmetric(tensor: torch.Tensor, edges: tuple[int, int]) -> torch.Tensor:
-    """Return the mean of a kernel, bias or norm over the eight mirrorings."""
-    first, second = edges
-    shape = [-1, *[first] * 3]
-    if tensor.ndim > 1:
-        shape += [tensor.shape[1] // second**3, *[second] * 3, *tensor.shape[2:]]
-    grouped = tensor.reshape(shape)
-    for axis in range(3):
-        # of groups of outputs, groups of inputs, and voxels of the kernel
-        mirrored = [start + axis for start in (1, 5, 8)[: 3 if tensor.ndim > 1 else 1]]
-        grouped = (grouped + grouped.flip(mirrored)) * 0.5
-    return grouped.reshape(tensor.shape)
+def _of_deepetpicker(name: str, shape: tuple[int, ...]) -> _Tie:
+    first = _Cubes(shape[0], 1 if name.startswith("final_conv.") else 2)
+    if len(shape) == 1:
+        return _Tie((first,))
+    if not name.endswith("basic_module.conv1.conv.weight"):
+        return _Tie((first,), (_Cubes(shape[1]),), doubles="upsample" in name)
+    image = [_Cubes(1, edge=1)] if name.startswith("encoders.") else []
+    features = shape[1] - len(image) - N_PLACES  # the first encoder has none
+    before = [_Cubes(features)] if features else []
+    return _Tie((first,), (*before, *image, _Places()))

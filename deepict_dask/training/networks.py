@@ -13,12 +13,12 @@ import torch
 from ..core.errors import ConfigError
 from ..models.architecture import NETWORKS, Network, ends_in_softmax, kind_of
 from ..models.checkpoint import load_checkpoint
-from ..models.deepetpicker import DeepETPickerSettings
+from ..models.deepetpicker import DeepETPicker, DeepETPickerSettings
 from ..models.deepfinder import DeepFinderSettings
 from ..models.registry import resolve_model
 from ..models.unet2d import UNet2DSettings
 from ..models.unet3d import UNet3D, UNet3DSettings
-from .mirror import tie_mirrored
+from .mirror import N_MIRRORINGS, tie_mirrored
 
 if TYPE_CHECKING:
     from ..config.training import TrainConfig
@@ -59,10 +59,10 @@ def network_to_train(config: TrainConfig) -> Network:
             network = _new_network(_settings(config))
     _check_patches(network.settings, config)
     if config.network.mirror_symmetric:
-        if not isinstance(network, UNet3D):
+        if not isinstance(network, UNet3D | DeepETPicker):
             raise ConfigError(
-                "network.mirror_symmetric: expected a 3D U-Net, found the "
-                f"{kind_of(network.settings)} of network.start_from; turn it off"
+                "network.mirror_symmetric: expected a 3D U-Net or a DeepETPicker network, found "
+                f"the {kind_of(network.settings)} of network.start_from; turn it off"
             )
         tie_mirrored(network, fresh=config.network.start_from is None)
     return network.train()
@@ -96,7 +96,8 @@ def _settings(config: TrainConfig) -> NetworkSettings:
         edge = config.patches.shape[0]
         channels = 1 if n_classes == 1 else n_classes + 1
         pad = min(SMALLEST_PAD, edge // 6)
-        widths = _widths(DeepETPickerSettings().features, asked.width)
+        multiple = N_MIRRORINGS if asked.mirror_symmetric else 1
+        widths = _widths(DeepETPickerSettings().features, asked.width, multiple)
         return DeepETPickerSettings(channels, widths, block_size=edge, pad_size=pad)
     return UNet3DSettings(
         asked.depth, asked.initial_features, n_classes, asked.batch_norm,
@@ -104,13 +105,15 @@ def _settings(config: TrainConfig) -> NetworkSettings:
     )  # fmt: skip
 
 
-def _widths(published: tuple[int, ...], width: float) -> tuple[int, ...]:
-    """Return the channels of each level.
+def _widths(published: tuple[int, ...], width: float, multiple: int = 1) -> tuple[int, ...]:
+    """Return the channels of each level, multiples of a number.
 
     >>> _widths((24, 48, 72, 108), 1 / 3), _widths((32, 48, 64), 0.01)
     ((8, 16, 24, 36), (1, 1, 1))
+    >>> _widths((24, 48, 72, 108), 1 / 3, multiple=8)
+    (8, 16, 24, 32)
     """
-    return tuple(max(1, round(width * n)) for n in published)
+    return tuple(multiple * max(1, round(width * n / multiple)) for n in published)
 
 
 def _new_network(settings: NetworkSettings) -> Network:
