@@ -13,4 +13,4 @@ from .picker_recipes import compare_seeds
 
 def run(workers: Any, *, small: bool) -> dict[str, Any]:  # noqa: ARG001 - trains in this process
     """Train it with every seed; return figures of the cells that were kept."""
-    return compare_seeds("DeepFinder", average_flips=(False,), small=small)
+    return compare_seeds("DeepFinder", small=small)

@@ -38,10 +38,9 @@ def painted(cell, kind, radii, names=("ribosome", "fas")):
     return np.stack([background, *classes]).astype(np.float32)
 
 
-@pytest.mark.parametrize(("average_flips", "said"), [(False, ""), (True, ", mean over flips")])
 @pytest.mark.parametrize("recipe", list(NETWORKS))
 def test_perfect_scores_have_an_f1_of_one_and_those_of_other_classes_of_none(
-    cells, recipe, average_flips, said, monkeypatch
+    cells, recipe, monkeypatch
 ):
     network, kind, radii = NETWORKS[recipe]
     monkeypatch.setattr(
@@ -49,15 +48,12 @@ def test_perfect_scores_have_an_f1_of_one_and_those_of_other_classes_of_none(
     )
     for names, expected in ((("ribosome", "fas"), 1.0), (("fas", "ribosome"), 0.0)):
 
-        def scores(_model, cell, names=names, **options):
-            assert options == {"average_flips": average_flips}
+        def scores(_model, cell, names=names):
             return painted(cell, kind, radii, names)
 
         monkeypatch.setattr(picker_recipes, "cell_scores", scores)
-        found = picker_recipes.picker_f1s(
-            "model", cells[:1], cells[1:], average_flips=average_flips
-        )
-        assert found == {f"ribosome F1{said}": expected, f"fas F1{said}": expected}
+        found = picker_recipes.picker_f1s("model", cells[:1], cells[1:])
+        assert found == {"ribosome F1": expected, "fas F1": expected}
 
 
 def test_the_smallest_size_is_chosen_on_the_cells_of_the_training(cells):

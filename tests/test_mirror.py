@@ -13,6 +13,7 @@ from torch.nn import functional  # noqa: E402
 
 from deepict_dask.core.errors import ConfigError  # noqa: E402
 from deepict_dask.models.checkpoint import load_checkpoint  # noqa: E402
+from deepict_dask.models.deepetpicker import DeepETPicker, DeepETPickerSettings  # noqa: E402
 from deepict_dask.models.unet3d import UNet3D, UNet3DSettings  # noqa: E402
 from deepict_dask.training.fit import train_network  # noqa: E402
 from deepict_dask.training.mirror import asymmetry, settle_mirrored, tie_mirrored  # noqa: E402
@@ -33,9 +34,9 @@ def largest_difference(network, volume):
         )
 
 
-def tied(*, depth=2, edge=1, batch_norm=True, seed=0):
+def tied(network=None, *, depth=2, edge=1, batch_norm=True, seed=0):
     torch.manual_seed(seed)
-    network = UNet3D(UNet3DSettings(depth, 8, 2, batch_norm, space_to_depth=edge))
+    network = network or UNet3D(UNet3DSettings(depth, 8, 2, batch_norm, space_to_depth=edge))
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm3d):
             layer.running_mean.normal_()
@@ -55,6 +56,23 @@ def test_first_weights_give_mirrored_scores_of_a_mirrored_volume(depth, edge):
     with torch.no_grad():
         network.encoder[0][0].weight[0] += 0.1
     assert largest_difference(network, volume) > 1e-3
+
+
+@pytest.mark.parametrize("features", [(8, 16), (16, 8, 24)])
+@pytest.mark.parametrize("n_classes", [1, 3])
+def test_of_deepetpicker_too_with_its_places_and_pyramid(features, n_classes):
+    torch.manual_seed(2)
+    settings = DeepETPickerSettings(n_classes, features, block_size=16, pad_size=2)
+    network = tied(DeepETPicker(settings))
+    tile = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        assert network(tile).std() > 1e-3
+        assert largest_difference(network, tile) < 1e-5
+        assert asymmetry(network) == 0
+        places = network.encoders[1].basic_module.conv1.conv.weight[:, -3:]
+        assert places.abs().min() > 0
+        places.abs_()  # places that do not change their sign
+    assert largest_difference(network, tile) > 1e-4
 
 
 def test_first_weights_keep_their_spread():
@@ -105,6 +123,21 @@ def test_a_trained_model_is_symmetric_and_one_trained_without_is_not(tmp_path, o
         assert (difference < 1e-5) == (name == "mirrored"), difference
 
 
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_trained_model_of_deepetpicker_is_symmetric_too(tmp_path, optimizer, apart):
+    tile = torch.randn(1, 1, 16, 16, 16)
+    for mirrored in (True, False):
+        network = {"kind": "deepetpicker", "width": 1 / 3, "mirror_symmetric": mirrored}
+        config = small_config(
+            tmp_path / str(mirrored), network=network,
+            optimizer=optimizer, patches_apart=apart, learning_rate=0.02,
+        )  # fmt: skip
+        found = load_checkpoint(train_network(config, data=Spots()).model).network
+        assert found.settings.features == ((8, 16, 24, 32) if mirrored else (8, 16, 24, 36))
+        assert (largest_difference(found, tile) < 1e-5) == mirrored
+
+
 def test_training_goes_on_from_a_symmetric_model_only(tmp_path):
     plain = train_network(
         small_config(tmp_path / "plain", network=MIRRORED | {"mirror_symmetric": False}),
@@ -121,7 +154,7 @@ def test_training_goes_on_from_a_symmetric_model_only(tmp_path):
         train_network(small_config(tmp_path / "refused", network=network), data=Spots())
     other = small_config(tmp_path / "other", network={"kind": "deepfinder", "width": 0.1})
     network["start_from"] = str(train_network(other, data=Spots()).model)
-    with pytest.raises(ConfigError, match="expected a 3D U-Net, found the deepfinder"):
+    with pytest.raises(ConfigError, match=r"found the deepfinder of network.start_from; turn"):
         train_network(small_config(tmp_path / "kind", network=network), data=Spots())
 
 
@@ -130,5 +163,7 @@ def test_what_cannot_be_mirrored_is_refused(tmp_path):
         train_network(
             small_config(tmp_path / "a", network=MIRRORED | {"initial_features": 12}), data=Spots()
         )
-    with pytest.raises(ValueError, match="mirror_symmetric: only of a 3D U-Net, not of deepfinder"):
+    with pytest.raises(
+        ValueError, match=r"mirror_symmetric: only of a 3D U-Net or a .*, not deepfinder"
+    ):
         small_config(tmp_path / "b", network={"kind": "deepfinder", "mirror_symmetric": True})
