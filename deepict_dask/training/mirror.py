@@ -28,6 +28,7 @@ Sources: T. Cohen and M. Welling, "Group equivariant convolutional networks" (ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,29 +74,52 @@ class _Places:
 _Channels = tuple[_Cubes | _Places, ...]
 
 
-@dataclass(frozen=True)
 class _Tie:
-    """What the axes of a kernel, bias or norm are."""
+    """The mean of a kernel, bias or norm over the eight mirrorings, as sums of its own numbers.
 
-    first: _Channels
-    second: _Channels = ()
-    """Of kernels, which others lack."""
-    doubles: bool = False
-    """A kernel of 3x3x3 that doubles sizes."""
+    Parameters
+    ----------
+    shape
+        Of the tensor.
+    first, second
+        What its first and, of a kernel, its second axis are.
+    doubles
+        A kernel of 3x3x3 that doubles sizes.
+    """
+
+    def __init__(
+        self, shape: torch.Size, first: _Channels, second: _Channels = (), *, doubles: bool = False
+    ) -> None:
+        # each number's place and, mirrored, its sign; counted from 1, as 0 has no sign
+        numbers = torch.arange(1, shape.numel() + 1).reshape(shape)
+        within = numbers[..., 1:, 1:, 1:] if doubles else numbers
+        turned = []
+        for axis in range(3):
+            mirrored = _mirrored(within, 0, first, axis)
+            if second:
+                mirrored = _mirrored(mirrored, 1, second, axis).flip(2 + axis)
+            if doubles:
+                mirrored = functional.pad(mirrored, (1, 0) * 3, value=1)
+            turned.append(mirrored.flatten())
+        self._places = [numbers.abs() - 1 for numbers in turned]
+        self._signs = [numbers.sign() if bool((numbers < 0).any()) else None for numbers in turned]
+        kept = torch.full(within.shape, 1 / N_MIRRORINGS)
+        self._weight = functional.pad(kept, (1, 0) * 3) if doubles else kept
 
     def symmetric(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the mean over the eight mirrorings."""
-        if self.doubles:
-            return functional.pad(self._mean(tensor[..., 1:, 1:, 1:]), (1, 0) * 3)
-        return self._mean(tensor)
+        """Return that mean."""
+        self._move(tensor.device)
+        flat = tensor.flatten()
+        for places, signs in zip(self._places, self._signs, strict=True):
+            mirrored = flat[places]
+            flat = flat + (mirrored if signs is None else mirrored * signs)
+        return flat.view(tensor.shape) * self._weight
 
-    def _mean(self, tensor: torch.Tensor) -> torch.Tensor:
-        for axis in range(3):
-            mirrored = _mirrored(tensor, 0, self.first, axis)
-            if self.second:
-                mirrored = _mirrored(mirrored, 1, self.second, axis).flip(2 + axis)
-            tensor = (tensor + mirrored) * 0.5
-        return tensor
+    def _move(self, device: torch.device) -> None:
+        if self._weight.device != device:
+            self._weight = self._weight.to(device)
+            self._places = [places.to(device) for places in self._places]
+            self._signs = [None if s is None else s.to(device) for s in self._signs]
 
 
 def _mirrored(tensor: torch.Tensor, dim: int, channels: _Channels, axis: int) -> torch.Tensor:
@@ -146,7 +170,13 @@ def tie_mirrored(network: UNet3D | DeepETPicker, *, fresh: bool) -> None:
             spread = N_MIRRORINGS**0.5 if weight.ndim > 1 else 1.0
             with torch.no_grad():
                 weight.copy_(spread * tie.symmetric(weight))
-        weight.register_hook(tie.symmetric)
+        # once a step, where gradients have come together, not in each part of a batch
+        weight.register_post_accumulate_grad_hook(partial(_tie_gradient, tie=tie))
+
+
+def _tie_gradient(weight: torch.Tensor, tie: _Tie) -> None:
+    if weight.grad is not None:
+        weight.grad.copy_(tie.symmetric(weight.grad))
 
 
 def asymmetry(network: UNet3D | DeepETPicker) -> float:
@@ -177,23 +207,26 @@ def settle_mirrored(network: UNet3D | DeepETPicker) -> None:
 
 
 def _tie(network: UNet3D | DeepETPicker, name: str, tensor: torch.Tensor) -> _Tie:
-    """Return what the axes of a tensor of the state dict are."""
+    """Return how a tensor of the state dict is tied."""
+    shape = tensor.shape
     if isinstance(network, DeepETPicker):
-        return _of_deepetpicker(name, tensor.shape)
-    edge = network.settings.space_to_depth
-    first = _Cubes(len(tensor), edge if name.startswith("out_conv.") else 2)
-    if tensor.ndim == 1:
-        return _Tie((first,))
-    return _Tie((first,), (_Cubes(tensor.shape[1], edge if name == "encoder.0.0.weight" else 2),))
+        second = _inputs_of_deepetpicker(name, shape) if len(shape) > 1 else ()
+        doubles = bool(second) and "upsample" in name
+        edge = 1 if name.startswith("final_conv.") else 2
+    else:
+        image = network.settings.space_to_depth
+        edge = image if name.startswith("out_conv.") else 2
+        of_inputs = image if name == "encoder.0.0.weight" else 2
+        second = (_Cubes(shape[1], of_inputs),) if len(shape) > 1 else ()
+        doubles = False
+    return _Tie(shape, (_Cubes(shape[0], edge),), second, doubles=doubles)
 
 
-def _of_deepetpicker(name: str, shape: tuple[int, ...]) -> _Tie:
-    first = _Cubes(shape[0], 1 if name.startswith("final_conv.") else 2)
-    if len(shape) == 1:
-        return _Tie((first,))
+def _inputs_of_deepetpicker(name: str, shape: torch.Size) -> _Channels:
+    """Return what the second axis of a kernel is: features, the image, places."""
     if not name.endswith("basic_module.conv1.conv.weight"):
-        return _Tie((first,), (_Cubes(shape[1]),), doubles="upsample" in name)
-    image = [_Cubes(1, edge=1)] if name.startswith("encoders.") else []
-    features = shape[1] - len(image) - N_PLACES  # the first encoder has none
-    before = [_Cubes(features)] if features else []
-    return _Tie((first,), (*before, *image, _Places()))
+        return (_Cubes(shape[1]),)
+    image = (_Cubes(1, edge=1),) if name.startswith("encoders.") else ()
+    n_features = shape[1] - len(image) - N_PLACES
+    features = (_Cubes(n_features),) if n_features else ()  # the first encoder has none
+    return (*features, *image, _Places())
